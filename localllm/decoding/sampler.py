@@ -1,0 +1,107 @@
+"""One sequence's sampler: from a row of logits to the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from localllm.decoding import filters
+from localllm.decoding.filters import Candidates
+from localllm.decoding.params import GenerationParams, flag
+from localllm.decoding.penalties import History
+from localllm.errors import LocalLLMError, UsageError
+
+# Logit bias and penalties come first everywhere; this is the order of what follows.
+ORDERS: dict[str, tuple[str, ...]] = {
+    "llamacpp": ("top_k", "top_p", "min_p", "temperature"),
+    "transformers": ("temperature", "top_k", "top_p", "min_p"),
+    "vllm": ("temperature", "min_p", "top_k", "top_p"),
+}
+FILTERS: dict[str, Callable[[Candidates, Any], Candidates]] = {
+    "top_k": filters.top_k,
+    "top_p": filters.top_p,
+    "min_p": filters.min_p,
+    "temperature": filters.temperature,
+}
+
+
+class Sampler:
+    """Draws tokens for one sequence; its history and its random numbers are its own.
+
+    Args:
+        params: what was asked for.
+        vocab_size: number of tokens; logits beyond it (padding of the matrix) are never drawn.
+        prompt: tokens before the answer, for the repetition penalty.
+    """
+
+    def __init__(
+        self, params: GenerationParams, vocab_size: int, prompt: Iterable[int] = ()
+    ) -> None:
+        for token in params.logit_bias:
+            if token >= vocab_size:
+                raise UsageError(
+                    f"{flag('logit_bias')} {token}: the token id must be >= 0 and < {vocab_size}"
+                )
+        self.params = params.resolved()
+        self.vocab_size = vocab_size
+        self._greedy = params.greedy
+        self._history = History(self.params, prompt)
+        self._random = np.random.Generator(np.random.PCG64(params.seed))
+        # top-k leads in every order: temperature keeps the ranking, and min-p compares with the
+        # maximum alone, so neither changes what top-k keeps, and all that follows has k tokens.
+        order = sorted(ORDERS[self.params.sampler_order], key=lambda name: name != "top_k")
+        self._chain = [(FILTERS[name], getattr(self.params, name)) for name in order]
+
+    def sample(self, logits: npt.NDArray[np.float32]) -> int:
+        """The next token for float32[vocab] logits, which stay as they are; ``accept`` it after.
+
+        Raises:
+            LocalLLMError: the logits hold NaN or +inf, or nothing but -inf.
+        """
+        if logits.ndim != 1 or len(logits) < self.vocab_size:
+            raise LocalLLMError(
+                f"the model gave logits of shape {list(logits.shape)}, its vocabulary has "
+                f"{self.vocab_size} tokens"
+            )
+        row = logits[: self.vocab_size]
+        if self._history.active:
+            row = row.copy()
+            self._history.apply(row)
+        if self._greedy:
+            best = int(row.argmax())  # the index of a NaN, if there is one
+            _require_finite(float(row[best]))
+            return best
+        _require_finite(float(row.max()))
+        return filters.draw(self.filter(row), self._random.random())
+
+    def filter(self, logits: npt.NDArray[np.float32]) -> Candidates:
+        """The candidates that the chain keeps of a row of logits, and their final logits."""
+        candidates = Candidates(None, logits)
+        for apply, value in self._chain:
+            candidates = apply(candidates, value)
+        return candidates
+
+    def accept(self, token: int) -> None:
+        """Take note of the token that was chosen."""
+        self._history.accept(token)
+
+
+def logprobs(
+    logits: npt.NDArray[np.float32], tokens: Sequence[int], top: int = 0
+) -> tuple[list[float], list[tuple[int, float]]]:
+    """Log-probabilities of raw logits: of the given tokens, and of the ``top`` likeliest."""
+    logs = filters.log_softmax(logits)
+    best = [int(i) for i in filters.largest(logits, top)] if top else []
+    return [float(logs[token]) for token in tokens], [(i, float(logs[i])) for i in best]
+
+
+def _require_finite(maximum: float) -> None:
+    if np.isfinite(maximum):
+        return
+    what = "no possible token" if maximum == -np.inf else f"{maximum} among them"
+    raise LocalLLMError(
+        f"the model's logits are not usable: {what}", "the model file may be damaged"
+    )
