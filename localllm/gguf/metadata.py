@@ -1,7 +1,7 @@
 """GGUF values: a bounds-checked cursor over the mapped file, and lazy string arrays.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Nothing here trusts a length: each
-one is held against the bytes that are left before anything is read or allocated.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Nothing here trusts a length:
+each one is held against the bytes that are left before anything is read or allocated.
 """
 
 from __future__ import annotations
