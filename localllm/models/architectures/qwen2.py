@@ -1,0 +1,21 @@
+"""Qwen2 and Qwen2.5: biases on q, k and v."""
+
+from __future__ import annotations
+
+from localllm.gguf import GGUFFile
+from localllm.models.blocks import GatedMLP, Layer, Model, SelfAttention
+from localllm.models.config import read_config
+from localllm.models.rope import make_rope
+from localllm.models.weights import Weights
+
+
+def build(file: GGUFFile, context: int) -> Model:
+    """The definition of a `qwen2` file."""
+    config = read_config(file)
+    rope = make_rope(config.rope, interleaved=False)
+
+    def layer(block: Weights, number: int) -> Layer:
+        attention = SelfAttention.bind(block, number, rope)
+        return Layer.bind(block, attention, GatedMLP.bind(block))
+
+    return Model.bind(Weights(file, config), layer)
