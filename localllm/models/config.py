@@ -168,7 +168,6 @@ def read_config(file: GGUFFile) -> ModelConfig:
             "attention.value_length", f"{value_dim}, but keys are {head_dim} wide: not supported"
         )
     context_length = keys.integer("context_length", high=1 << 31)
-    softcap = keys.number("final_logit_softcapping", 0.0)
     return ModelConfig(
         arch=keys.arch,
         name=file.get("general.name", str, ""),
@@ -184,7 +183,6 @@ def read_config(file: GGUFFile) -> ModelConfig:
         rope=_rope(keys, head_dim, context_length),
         experts=_experts(keys, layers),
         attention_scale=head_dim**-0.5,
-        logit_softcap=softcap or None,
     )
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from localllm.models.config import RopeConfig
+from localllm.models.weights import Weights
 from localllm.ops.spec import Float32, Rope
 
 
@@ -30,6 +31,22 @@ def make_rope(config: RopeConfig, *, interleaved: bool, factors: Float32 | None 
     else:
         frequencies = frequencies / config.factor
     return Rope(frequencies.astype(np.float32), interleaved, scale)
+
+
+def read_factors(weights: Weights, context: int) -> Float32 | None:
+    """The divisors of the frequencies that a file holds, float32 [dims / 2].
+
+    Llama 3.1 has one set (`rope_freqs`). LongRoPE (https://arxiv.org/abs/2402.13753) has two, of
+    which the context that the model is run with chooses.
+    """
+    rope = weights.config.rope
+    pairs = rope.dims // 2
+    short = weights.vector("rope_factors_short.weight", pairs)
+    long = weights.vector("rope_factors_long.weight", pairs)
+    one = weights.vector("rope_freqs.weight", pairs)
+    if one is not None:
+        return one
+    return long if context > rope.original_context else short
 
 
 def _unscaled_share(config: RopeConfig, pairs: np.ndarray) -> np.ndarray:

@@ -234,6 +234,9 @@ def allocate(program: Program) -> Program:
         ValueError: an operation that only works in place would destroy a value needed later.
     """
     last_read = _last_reads(program)
+    for instruction in program.instructions:
+        if isinstance(instruction, Output):  # outputs are fetched when everything has run
+            last_read[instruction.x] = len(program.instructions)
     widths: list[int] = []
     free: dict[int, list[int]] = {}
     buffer: dict[int, int] = {}

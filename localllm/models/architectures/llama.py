@@ -9,7 +9,7 @@ from __future__ import annotations
 from localllm.gguf import GGUFFile
 from localllm.models.blocks import ExpertMLP, GatedMLP, Layer, Model, SelfAttention
 from localllm.models.config import read_config
-from localllm.models.rope import make_rope
+from localllm.models.rope import make_rope, read_factors
 from localllm.models.weights import Weights
 
 
@@ -17,8 +17,7 @@ def build(file: GGUFFile, context: int) -> Model:
     """The definition of a `llama` file."""
     config = read_config(file)
     weights = Weights(file, config)
-    factors = weights.vector("rope_freqs.weight", config.rope.dims // 2)
-    rope = make_rope(config.rope, interleaved=True, factors=factors)
+    rope = make_rope(config.rope, interleaved=True, factors=read_factors(weights, context))
 
     def layer(block: Weights, number: int) -> Layer:
         attention = SelfAttention.bind(block, number, rope)

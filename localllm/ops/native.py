@@ -1,0 +1,179 @@
+"""Lowers a traced program to the CPU core: one call an instruction, numbers for what it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatchmethod
+from typing import Any
+
+import numpy as np
+
+from localllm.ops.program import (
+    Add,
+    Attend,
+    Embed,
+    GatedAct,
+    Instruction,
+    Linear,
+    Moe,
+    Norm,
+    Output,
+    Program,
+    Rotate,
+    Select,
+    Softcap,
+)
+from localllm.ops.spec import Float32, Rope, Weight
+
+_NONE = -1
+
+
+def lower(program: Program, threads: int, core: Callable[[int], Any] | None = None) -> Any:
+    """The `_native.Program` of an allocated program (`tracer.trace`), weights packed.
+
+    Args:
+        program: what to run; its operations that work in place must do so.
+        threads: of the core's pool.
+        core: makes the program that is filled; default: `localllm._native.Program`.
+    """
+    if core is None:
+        from localllm import _native
+
+        core = _native.Program
+    lowering = _Lowering(core(threads), program.widths)
+    for instruction in program.instructions:
+        lowering.add(instruction)
+    return lowering.core
+
+
+class _Lowering:
+    """What is known so far: the core's numbers of weights, vectors, tables and buffers."""
+
+    def __init__(self, core: Any, widths: tuple[int, ...]) -> None:
+        self.core = core
+        self.widths = widths
+        self.buffers = [core.buffer(width) for width in widths]
+        self.numbers: dict[tuple[str, str | Rope], int] = {}
+
+    @singledispatchmethod
+    def add(self, instruction: Instruction) -> None:
+        raise TypeError(f"nothing in the core runs {instruction}")
+
+    @add.register
+    def _(self, one: Embed) -> None:
+        self.core.embed(self.buffers[one.out], self._table(one.table), one.scale)
+
+    @add.register
+    def _(self, one: Norm) -> None:
+        group = one.group or self.widths[one.x]
+        out, x = self.buffers[one.out], self.buffers[one.x]
+        self.core.norm(out, x, self._vector(one.weight), one.eps, group)
+
+    @add.register
+    def _(self, one: Linear) -> None:
+        if one.residual is not None:
+            _expect_in_place(one, one.outs[0], one.residual)
+        self.core.linear(
+            self.buffers[one.x],
+            [self._weight(weight) for weight in one.weights],
+            [self.buffers[out] for out in one.outs],
+            [_NONE if bias is None else self._vector(bias) for bias in one.biases],
+            one.accumulate,
+        )
+
+    @add.register
+    def _(self, one: Rotate) -> None:
+        _expect_in_place(one, one.out, one.x)
+        self.core.rope(
+            self.buffers[one.x],
+            self._frequencies(one.rope),
+            self.widths[one.x] // one.head_dim,
+            one.head_dim,
+            one.rope.interleaved,
+            one.rope.scale,
+        )
+
+    @add.register
+    def _(self, one: Attend) -> None:
+        spec = one.spec
+        self.core.attention(
+            *(self.buffers[number] for number in (one.out, one.q, one.k, one.v)),
+            spec.layer,
+            spec.heads,
+            spec.kv_heads,
+            spec.head_dim,
+            spec.scale,
+            spec.window or 0,
+            spec.softcap or 0.0,
+        )
+
+    @add.register
+    def _(self, one: GatedAct) -> None:
+        out, gate, up = (self.buffers[number] for number in (one.out, one.gate, one.up))
+        self.core.gated_act(out, gate, up, one.kind)
+
+    @add.register
+    def _(self, one: Moe) -> None:
+        experts = one.experts
+        self.core.moe(
+            self.buffers[one.out],
+            self.buffers[one.x],
+            self._weight(experts.router),
+            self._weight(experts.gate),
+            self._weight(experts.up),
+            self._weight(experts.down),
+            experts.used,
+            experts.normalise,
+            experts.scale,
+            experts.kind,
+        )
+
+    @add.register
+    def _(self, one: Add) -> None:
+        self.core.add(self.buffers[one.out], self.buffers[one.a], self.buffers[one.b])
+
+    @add.register
+    def _(self, one: Select) -> None:
+        self.core.select(self.buffers[one.out], self.buffers[one.x])
+
+    @add.register
+    def _(self, one: Softcap) -> None:
+        _expect_in_place(one, one.out, one.x)
+        self.core.softcap(self.buffers[one.x], one.cap)
+
+    @add.register
+    def _(self, one: Output) -> None:
+        self.core.output(one.name, self.buffers[one.x])
+
+    def _once(self, kind: str, key: str | Rope, make: Callable[[], int]) -> int:
+        if (kind, key) not in self.numbers:
+            self.numbers[kind, key] = make()
+        return self.numbers[kind, key]
+
+    def _weight(self, weight: Weight) -> int:
+        """A linear weight, or stacked ones; a row range is packed on its own."""
+        rows, cols = weight.shape[-2:]
+        matrices = weight.shape[0] if len(weight.shape) == 3 else 1
+        args = (weight.type.name, matrices, rows, cols, weight.data)
+        return self._once("weight", weight.name, lambda: self.core.weight(*args))
+
+    def _table(self, table: Weight) -> int:
+        """An embedding, read in place."""
+        args = (table.type.name, *table.shape, table.data)
+        return self._once("table", table.name, lambda: self.core.table(*args))
+
+    def _vector(self, vector: Weight) -> int:
+        """A norm or bias, as float32 whatever it is stored as."""
+        return self._once("vector", vector.name, lambda: self._floats(vector.float32()))
+
+    def _frequencies(self, rope: Rope) -> int:
+        return self._once("rope", rope, lambda: self._floats(rope.inverse_frequencies))
+
+    def _floats(self, values: Float32) -> int:
+        number: int = self.core.vector(np.ascontiguousarray(values, np.float32))
+        return number
+
+
+def _expect_in_place(instruction: Instruction, out: int, x: int) -> None:
+    if out != x:
+        raise ValueError(f"the core runs this in place only: {instruction}")
