@@ -1,0 +1,300 @@
+"""Small random-weight GGUF models of every architecture, for parity tests.
+
+Keys and tensor names are those that llama.cpp's loader asks for, so one file runs here and there.
+Weights have a deviation of 1/sqrt(fan in), norms lie about 1, and the output projection is twice
+as large: logits have a deviation of about 2, a distribution that is neither flat nor certain.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from localllm.gguf import quant_type, write_gguf
+from tests.support.random_blocks import random_tensor
+from tests.support.vocabularies import bpe_vocabulary, spm_vocabulary
+
+ARCHITECTURES = ("llama", "llama-moe", "qwen2", "qwen3", "qwen3moe", "gemma3", "phi3")
+"""`llama-moe` is Mixtral: architecture "llama" with experts."""
+
+OUTPUT_GAIN = 2.0
+ROUTER_GAIN = 3.0  # a clear first expert: near-ties that flip the last one matter little
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a model; `random_model` fills in what an architecture wants by default."""
+
+    arch: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    feed_forward: int
+    vocab_size: int
+    context: int
+    tied: bool
+    rope_factors: bool
+    experts: int
+    experts_used: int
+    window: int
+
+    @property
+    def general_architecture(self) -> str:
+        """The name in the file."""
+        return "llama" if self.arch == "llama-moe" else self.arch
+
+
+def random_model(
+    path: str | Path,
+    arch: str,
+    weight_type: str | Mapping[str, str] = "F32",
+    *,
+    seed: int = 0,
+    layers: int | None = None,
+    width: int = 256,
+    heads: int = 4,
+    kv_heads: int = 2,
+    head_dim: int | None = None,
+    feed_forward: int | None = None,
+    vocab_size: int = 512,
+    context: int = 1024,
+    tied: bool | None = None,
+    rope_factors: bool = False,
+    experts: int = 8,
+    experts_used: int = 2,
+    window: int = 48,
+    vocabulary: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a random model and returns its path.
+
+    Args:
+        path: where to.
+        arch: one of ARCHITECTURES.
+        weight_type: a type for all matrices ("Q4_0"), the mix "Q4_K_M", or types by name pattern,
+            the first match counting, F32 where none does. Norms, biases and routers are always F32.
+        seed: the same seed gives the same file; a tensor's numbers depend on seed and name only.
+        layers: 2 by default; gemma3 6, so that its last one attends globally.
+        width: embedding length; a multiple of 256 for the types with blocks of 256.
+        heads: query heads.
+        kv_heads: key and value heads.
+        head_dim: width / heads by default; twice that for qwen3, qwen3moe and gemma3.
+        feed_forward: twice the width by default; of one expert: the width.
+        vocab_size: tokens.
+        context: context length of the metadata.
+        tied: no output.weight; by default only for gemma3.
+        rope_factors: llama: rope_freqs.weight as Llama 3.1 has it; phi3: long and short factors,
+            the long ones from a context of more than a quarter of `context`.
+        experts: number of experts, where there are any.
+        experts_used: experts a token is sent to.
+        window: sliding window of gemma3.
+        vocabulary: metadata to use in place of the architecture's own synthetic vocabulary.
+        metadata: more metadata, replacing what is there.
+    """
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"{arch} is not one of {', '.join(ARCHITECTURES)}")
+    moe = arch in ("llama-moe", "qwen3moe")
+    wide_heads = arch in ("qwen3", "qwen3moe", "gemma3")
+    shape = ModelShape(
+        arch=arch,
+        layers=layers or (6 if arch == "gemma3" else 2),
+        width=width,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim or width // heads * (2 if wide_heads else 1),
+        feed_forward=feed_forward or (width if moe else 2 * width),
+        vocab_size=vocab_size,
+        context=context,
+        tied=arch == "gemma3" if tied is None else tied,
+        rope_factors=rope_factors,
+        experts=experts if moe else 0,
+        experts_used=experts_used if moe else 0,
+        window=window,
+    )
+    content = {
+        **_hyperparameters(shape),
+        **(vocabulary or _vocabulary(shape)),
+        **(metadata or {}),
+    }
+    write_gguf(path, content, _tensors(shape, weight_type, seed))
+    return Path(path)
+
+
+def _vocabulary(shape: ModelShape) -> dict[str, Any]:
+    if shape.arch.startswith("qwen"):
+        return bpe_vocabulary(shape.vocab_size, "qwen2")
+    if shape.arch == "llama" and shape.rope_factors:
+        return bpe_vocabulary(shape.vocab_size, "llama-bpe")
+    return spm_vocabulary(shape.vocab_size, space_prefix=shape.arch != "gemma3")
+
+
+def _hyperparameters(shape: ModelShape) -> dict[str, Any]:
+    arch = shape.general_architecture
+    values: dict[str, Any] = {
+        "block_count": shape.layers,
+        "context_length": shape.context,
+        "embedding_length": shape.width,
+        "feed_forward_length": shape.feed_forward,
+        "attention.head_count": shape.heads,
+        "attention.head_count_kv": shape.kv_heads,
+        "attention.layer_norm_rms_epsilon": 1e-5 if arch == "llama" else 1e-6,
+        "rope.freq_base": 10000.0,
+    }
+    if arch in ("llama", "phi3"):
+        values["rope.dimension_count"] = shape.head_dim
+        values["vocab_size"] = shape.vocab_size
+    if arch in ("qwen3", "qwen3moe", "gemma3"):
+        values["attention.key_length"] = shape.head_dim
+        values["attention.value_length"] = shape.head_dim
+    if arch.startswith("qwen") or arch == "gemma3":
+        values["rope.freq_base"] = 1e6
+    if arch == "gemma3":
+        # every sixth layer is global; the local ones turn with the fixed base 10,000
+        values["attention.sliding_window"] = shape.window
+    if shape.experts:
+        values["expert_count"] = shape.experts
+        values["expert_used_count"] = shape.experts_used
+    if arch == "qwen3moe":
+        values["expert_feed_forward_length"] = shape.feed_forward
+        values["feed_forward_length"] = 3 * shape.feed_forward
+    if shape.rope_factors and arch == "llama":
+        values["rope.freq_base"] = 500000.0
+    if shape.rope_factors and arch == "phi3":
+        values["rope.scaling.original_context_length"] = shape.context // 4
+        values["rope.scaling.attn_factor"] = 1.19
+    return {
+        "general.architecture": arch,
+        "general.type": "model",
+        "general.name": f"random {shape.arch}",
+        "general.quantization_version": 2,
+        **{f"{arch}.{key}": value for key, value in values.items()},
+    }
+
+
+def _tensors(shape: ModelShape, weight_type: str | Mapping[str, str], seed: int) -> dict[str, Any]:
+    types = _TypeMap(shape, weight_type)
+    tensors: dict[str, Any] = {}
+
+    def generator(name: str) -> np.random.Generator:
+        return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+    def matrix(name: str, *size: int, gain: float = 1.0) -> None:
+        deviation = gain / size[-1] ** 0.5
+        quant = quant_type(types.of(name))
+        tensors[name] = random_tensor(generator(name), quant, size, deviation)
+
+    def vector(name: str, size: int, mean: float, spread: float) -> None:
+        values = generator(name).uniform(mean - spread, mean + spread, size)
+        tensors[name] = values.astype(np.float32)
+
+    def norm(name: str, size: int) -> None:
+        vector(name, size, mean=1.0, spread=0.5)
+
+    arch = shape.general_architecture
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    matrix("token_embd.weight", shape.vocab_size, shape.width, gain=OUTPUT_GAIN)
+    norm("output_norm.weight", shape.width)
+    if not shape.tied:
+        matrix("output.weight", shape.vocab_size, shape.width, gain=OUTPUT_GAIN)
+    if shape.rope_factors:
+        tensors.update(_rope_factors(shape))
+    for layer in range(shape.layers):
+        at = f"blk.{layer}."
+        norm(at + "attn_norm.weight", shape.width)
+        if arch == "phi3":
+            matrix(at + "attn_qkv.weight", queries + 2 * keys, shape.width)
+        else:
+            matrix(at + "attn_q.weight", queries, shape.width)
+            matrix(at + "attn_k.weight", keys, shape.width)
+            matrix(at + "attn_v.weight", keys, shape.width)
+        if arch == "qwen2":
+            for name, size in (("q", queries), ("k", keys), ("v", keys)):
+                vector(f"{at}attn_{name}.bias", size, mean=0.0, spread=1.0)
+        if arch in ("qwen3", "qwen3moe", "gemma3"):
+            norm(at + "attn_q_norm.weight", shape.head_dim)
+            norm(at + "attn_k_norm.weight", shape.head_dim)
+        matrix(at + "attn_output.weight", shape.width, queries)
+        if arch == "gemma3":
+            norm(at + "post_attention_norm.weight", shape.width)
+        norm(at + "ffn_norm.weight", shape.width)
+        inner, many = shape.feed_forward, shape.experts
+        if many:
+            matrix(at + "ffn_gate_inp.weight", many, shape.width, gain=ROUTER_GAIN)
+            matrix(at + "ffn_gate_exps.weight", many, inner, shape.width)
+            matrix(at + "ffn_up_exps.weight", many, inner, shape.width)
+            matrix(at + "ffn_down_exps.weight", many, shape.width, inner)
+        elif arch == "phi3":
+            matrix(at + "ffn_up.weight", 2 * inner, shape.width)
+            matrix(at + "ffn_down.weight", shape.width, inner)
+        else:
+            matrix(at + "ffn_gate.weight", inner, shape.width)
+            matrix(at + "ffn_up.weight", inner, shape.width)
+            matrix(at + "ffn_down.weight", shape.width, inner)
+        if arch == "gemma3":
+            norm(at + "post_ffw_norm.weight", shape.width)
+    return tensors
+
+
+def _rope_factors(shape: ModelShape) -> dict[str, np.ndarray]:
+    half = shape.head_dim // 2
+    if shape.arch == "llama":
+        return {"rope_freqs.weight": llama3_rope_factors(half, 500000.0, shape.context // 4)}
+    if shape.arch == "phi3":
+        ramp = np.linspace(0, 1, half, dtype=np.float32)
+        return {
+            "rope_factors_long.weight": 1 + 7 * ramp**2,
+            "rope_factors_short.weight": 1 + 0.5 * ramp,
+        }
+    raise ValueError(f"{shape.arch} has no rope factors")
+
+
+def llama3_rope_factors(
+    half: int, base: float, original_context: int, factor: float = 8.0
+) -> np.ndarray:
+    """Llama 3.1's divisors of the rope frequencies: 1 for short waves, `factor` for long ones."""
+    wavelength = 2 * np.pi * base ** (np.arange(half) / half)
+    smooth = np.clip((original_context / wavelength - 1.0) / (4.0 - 1.0), 0, 1)
+    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
+
+
+class _TypeMap:
+    """The type of each matrix."""
+
+    def __init__(self, shape: ModelShape, weight_type: str | Mapping[str, str]) -> None:
+        self.shape = shape
+        self.weight_type = weight_type
+
+    def of(self, name: str) -> str:
+        if name.endswith("ffn_gate_inp.weight"):
+            return "F32"
+        if isinstance(self.weight_type, str):
+            return self._q4_k_m(name) if self.weight_type == "Q4_K_M" else self.weight_type
+        for pattern, quant in self.weight_type.items():
+            if fnmatchcase(name, pattern):
+                return quant
+        return "F32"
+
+    def _q4_k_m(self, name: str) -> str:
+        """llama-quantize's mix, for the tensors that these models have."""
+        if name == "output.weight" or (name == "token_embd.weight" and self.shape.tied):
+            return "Q6_K"
+        if not name.startswith("blk."):
+            return "Q4_K"
+        _, layer, part, _ = name.split(".")
+        if part == "attn_qkv":
+            return "Q5_K"
+        if part in ("attn_k", "attn_v") and self.shape.experts == 8:
+            return "Q8_0"
+        index, layers = int(layer), self.shape.layers
+        eighth = layers // 8
+        more = index < eighth or index >= 7 * layers // 8 or (index - eighth) % 3 == 2
+        widened = ("attn_v", "ffn_down", "ffn_down_exps")
+        return "Q6_K" if more and part in widened else "Q4_K"
