@@ -173,7 +173,8 @@ def _hyperparameters(shape: ModelShape) -> dict[str, Any]:
     return {
         "general.architecture": arch,
         "general.type": "model",
-        "general.name": f"random {shape.arch}",
+        # no architecture here: llama.cpp asks for Phi-3's own tokens where the name has "phi3"
+        "general.name": "random weights",
         "general.quantization_version": 2,
         **{f"{arch}.{key}": value for key, value in values.items()},
     }
@@ -202,7 +203,11 @@ def _tensors(shape: ModelShape, weight_type: str | Mapping[str, str], seed: int)
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     matrix("token_embd.weight", shape.vocab_size, shape.width, gain=OUTPUT_GAIN)
     norm("output_norm.weight", shape.width)
-    if not shape.tied:
+    if shape.tied:
+        # Random signs: otherwise a token's own embedding, still in the stream, predicts that token.
+        signs = generator("signs").choice(np.array([-1, 1], np.float32), shape.width)
+        tensors["output_norm.weight"] *= signs
+    else:
         matrix("output.weight", shape.vocab_size, shape.width, gain=OUTPUT_GAIN)
     if shape.rope_factors:
         tensors.update(_rope_factors(shape))

@@ -22,7 +22,7 @@ The quick brown fox jumps over the lazy dog, and then the other dog asks whether
 to run there again. It was the best of times, it was the worst of times; there is nothing that they
 could have done about the weather in the north. When in the course of human events, one hundred and
 twenty people were walking through the streets of the old town, reading their letters and thinking
-of the answer. She said: "I will be there before the end of the day," but nobody was listening to her.
+of the answer. She said: "I will be there before the end of the day," but nobody was listening.
 def answer(question): return [word for word in question.split() if word not in (1, 23, 456, 7890)]
 """
 
