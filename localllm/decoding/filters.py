@@ -1,8 +1,8 @@
 """The filters of the sampler chain: pure functions from candidates to fewer candidates.
 
 Every filter keeps at least the likeliest token, and what it keeps is always a prefix of the
-candidates in descending order of their logits (ties: the lower id first), so that order is made once
-and passed on.
+candidates in descending order of their logits (ties: the lower id first), so that order is made
+once and passed on.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Sequences that share and fork pages of KV memory, stepped together."""

@@ -1,0 +1,51 @@
+"""One step as the arrays that the native program reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from localllm.engine.scheduler import Chunk
+
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of several sequences, those of one together.
+
+    Attributes:
+        tokens: int32[T], the token of each row.
+        lengths: int32[S], rows of each sequence.
+        past: int32[S], computed tokens before them.
+        tables: int32[S, P], pages of each sequence; entries beyond its last are 0 and not read.
+        rows: int32[R], rows whose logits are wanted.
+    """
+
+    tokens: Ints
+    lengths: Ints
+    past: Ints
+    tables: Ints
+    rows: Ints
+
+    @classmethod
+    def of(cls, chunks: list[Chunk], every_row: bool = False) -> Batch:
+        """The batch of some chunks; logits of the rows that draw, or of every row."""
+        lengths = np.array([chunk.count for chunk in chunks], np.int32)
+        past = np.array([chunk.past for chunk in chunks], np.int32)
+        tokens = np.concatenate(
+            [
+                np.array(chunk.sequence.tokens[chunk.past : chunk.past + chunk.count], np.int32)
+                for chunk in chunks
+            ]
+        )
+        pages = [chunk.sequence.table.pages for chunk in chunks]
+        tables = np.zeros((len(chunks), max(map(len, pages))), np.int32)
+        for row, table in zip(tables, pages, strict=True):
+            row[: len(table)] = table
+        last = np.cumsum(lengths, dtype=np.int32) - 1
+        draws = np.array([chunk.draws for chunk in chunks])
+        rows = np.arange(len(tokens), dtype=np.int32) if every_row else last[draws]
+        return cls(tokens, lengths, past, tables, rows)

@@ -1,0 +1,94 @@
+"""The definition on torch tensors: the reference in tests, and the path of ``--device``."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from localllm.engine.batch import Batch
+from localllm.engine.runner import Logits
+from localllm.models.blocks import Model
+from localllm.ops.eager import EagerCache, WeightStore, run
+
+
+class EagerRunner:
+    """See ``Runner``; KV memory in the dtype of the weights.
+
+    Args:
+        model: the definition.
+        pages: pages of KV memory.
+        page_size: tokens in a page.
+        device: of torch: "cpu", "cuda", "mps".
+        dtype: of weights and activations.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        pages: int,
+        page_size: int,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.vocab_size = model.config.vocab
+        self.pages = pages
+        self.page_size = page_size
+        self._model = model
+        self._store = WeightStore(device, dtype)
+        self._memory = _Memory()
+
+    @torch.no_grad()
+    def step(self, batch: Batch) -> Logits:
+        """See ``Runner.step``."""
+        outputs = run(
+            self._model,
+            torch.from_numpy(batch.tokens).long(),
+            self._store,
+            lengths=batch.lengths.tolist(),
+            cache=_PagedCache(self._memory, batch, self.pages, self.page_size),
+            rows=torch.from_numpy(batch.rows).long(),
+        )
+        logits: Logits = outputs["logits"].float().cpu().numpy()
+        return logits
+
+    def copy_page(self, source: int, target: int) -> None:
+        """See ``Runner.copy_page``."""
+        size = self.page_size
+        for stored in self._memory.values():
+            for slots in stored:
+                slots[target * size : (target + 1) * size] = slots[
+                    source * size : (source + 1) * size
+                ]
+
+
+class _Memory(dict[int, tuple[Tensor, Tensor]]):
+    """Per layer, keys and values: [pages * page_size, kv_heads, head_dim]."""
+
+
+class _PagedCache(EagerCache):
+    """One step's view of the memory through the block tables."""
+
+    def __init__(self, memory: _Memory, batch: Batch, pages: int, page_size: int) -> None:
+        self._memory = memory
+        self._past = batch.past.tolist()
+        self._slots = []
+        for table, past, length in zip(batch.tables, batch.past, batch.lengths, strict=True):
+            position = np.arange(past + length)
+            slots = table[position // page_size].astype(np.int64) * page_size
+            self._slots.append(torch.from_numpy(slots + position % page_size))
+        self._total = pages * page_size
+
+    def length(self, sequence: int) -> int:
+        return int(self._past[sequence])
+
+    def append(self, sequence: int, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        if layer not in self._memory:
+            shape = (self._total, *k.shape[1:])
+            self._memory[layer] = (k.new_zeros(shape), v.new_zeros(shape))
+        keys, values = self._memory[layer]
+        slots = self._slots[sequence].to(k.device)
+        new = slots[self._past[sequence] :]
+        keys[new], values[new] = k, v
+        return keys[slots], values[slots]

@@ -1,0 +1,302 @@
+"""A loaded model that answers: sequences in, tokens out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from collections.abc import Sequence as Ids
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localllm.decoding import GenerationParams, Sampler, TextStream
+from localllm.engine import memory
+from localllm.engine.batch import Batch
+from localllm.engine.machine import available_memory, default_threads
+from localllm.engine.pages import PageLeakError, PagePool
+from localllm.engine.runner import Logits, NativeRunner, Runner
+from localllm.engine.scheduler import Chunk, Scheduler
+from localllm.engine.sequence import Sequence, Stats, Token
+from localllm.errors import ContextFullError, LocalLLMError, UsageError
+from localllm.gguf import GGUFFile
+from localllm.models.config import ModelConfig
+from localllm.models.registry import load_definition
+from localllm.tokenize import StreamingDetokenizer, Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from localllm.models.blocks import Model
+
+PAGE_SIZE = 32
+STEP_TOKENS = 512
+
+
+class Engine:
+    """A model, its tokenizer, its KV pages, and the sequences under way.
+
+    Several generations may be under way at once: whichever is asked for its next token steps all.
+
+    Args:
+        runner: computes the batches.
+        tokenizer: of the same model.
+        file: the open model file.
+        config: what it says of the model.
+        context: most tokens of a prompt and its answer together.
+        budget: most tokens in a step.
+        kv_cache: False recomputes everything for every token, to see what the cache is worth.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        file: GGUFFile,
+        config: ModelConfig,
+        *,
+        context: int,
+        budget: int = STEP_TOKENS,
+        kv_cache: bool = True,
+    ) -> None:
+        if context > runner.pages * runner.page_size:
+            raise ValueError(f"{runner.pages} pages do not hold {context} tokens")
+        self.runner = runner
+        self.tokenizer = tokenizer
+        self.file = file
+        self.config = config
+        self.context = context
+        self.kv_cache = kv_cache
+        self.last_stats = Stats()
+        self.notes: list[str] = []  # what the user should know of how the model was loaded
+        self._scheduler = self._fresh_scheduler(budget)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        context: int | None = None,
+        threads: int | None = None,
+        kv_type: str = "f16",
+        device: str = "cpu",
+        kv_cache: bool = True,
+    ) -> Engine:
+        """Load a model file.
+
+        Args:
+            path: of the GGUF file.
+            context: in tokens; None: what the model was trained for, at most 8192, less where
+                memory is short.
+            threads: None: the physical cores that this process may use.
+            kv_type: "f16" or "int8".
+            device: "cpu", or a device of torch.
+            kv_cache: see the class.
+
+        Raises:
+            ModelFileError: the file cannot be run.
+            UsageError: an impossible argument.
+            LocalLLMError: the machine has too little memory, said before anything is loaded.
+        """
+        if kv_type not in memory.KV_BYTES:
+            raise UsageError(f"--kv-type {kv_type}: must be one of {', '.join(memory.KV_BYTES)}")
+        if threads is not None and not 1 <= threads <= 1024:
+            raise UsageError(f"--threads {threads}: must be >= 1 and <= 1024")
+        file = GGUFFile.open(path)
+        model = load_definition(file, context)
+        config = model.config
+        tokenizer = load_tokenizer(file)
+        chosen = memory.choose_context(
+            file, config, context, available_memory(), kv_type, STEP_TOKENS
+        )
+        if chosen != (context or config.context_length):
+            model = load_definition(file, chosen)
+        pages = -(-chosen // PAGE_SIZE)
+        if device == "cpu":
+            runner: Runner = NativeRunner(
+                model,
+                pages=pages,
+                page_size=PAGE_SIZE,
+                kv_type=kv_type,
+                threads=threads or default_threads(),
+            )
+        else:
+            runner = _eager_runner(model, pages, device)
+        engine = cls(runner, tokenizer, file, config, context=chosen, kv_cache=kv_cache)
+        engine.notes += _notes(config, context, chosen)
+        return engine
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own Jinja template, if the file has one."""
+        return self.file.get("tokenizer.chat_template", str, None)
+
+    def generate(self, prompt: Ids[int], params: GenerationParams) -> Iterator[Token]:
+        """Answer a prompt, a token at a time; closing the iterator gives the pages back.
+
+        Raises:
+            UsageError: an empty prompt, or a token id outside the vocabulary.
+            ContextFullError: the prompt leaves no room in the context.
+        """
+        tokens = [int(token) for token in prompt]
+        self._require_fitting(tokens)
+        sampler = Sampler(params, self.tokenizer.vocab_size, tokens)
+        # After a control token the answer begins a text of its own, else it continues the prompt's.
+        at_start = self.tokenizer.is_control(tokens[-1])
+        detokenizer = StreamingDetokenizer(self.tokenizer, at_start=at_start)
+        stream = TextStream(detokenizer, params.stop)
+        return self._tokens(Sequence(tokens, params, sampler, stream))
+
+    def logits(self, tokens: Ids[int], rows: int = 128) -> Iterator[Logits]:
+        """Logits after every token of a text, float32[<= rows, vocab] at a time, nothing drawn.
+
+        Raises:
+            UsageError, ContextFullError: as of ``generate``.
+        """
+        tokens = [int(token) for token in tokens]
+        self._require_fitting(tokens, answer=0)
+        sampler = Sampler(GenerationParams(), self.tokenizer.vocab_size)
+        stream = TextStream(StreamingDetokenizer(self.tokenizer))
+        sequence = Sequence(tokens, sampler.params, sampler, stream)
+        pool = self._scheduler.pool
+        try:
+            for start in range(0, len(tokens), rows):
+                count = min(rows, len(tokens) - start)
+                pool.writable(sequence.table, start, start + count)
+                chunk = Chunk(sequence, start, count)
+                yield self.runner.step(Batch.of([chunk], every_row=True))
+        finally:
+            pool.release(sequence.table)
+
+    def step(self) -> None:
+        """Compute one step of all sequences under way.
+
+        An exception that is not one sequence's own ends them all; the engine stays usable.
+        """
+        started = time.perf_counter()
+        try:
+            plan = self._scheduler.schedule()
+            for source, target in plan.copies:
+                self.runner.copy_page(source, target)
+            logits = self.runner.step(Batch.of(plan.chunks))
+            drawing = [chunk.sequence for chunk in plan.chunks if chunk.draws]
+            decoding = [chunk.sequence.stats.generated_tokens > 0 for chunk in plan.chunks]
+            self._scheduler.complete(plan)
+            for sequence, row in zip(drawing, logits, strict=True):
+                self._draw(sequence, row)
+            elapsed = time.perf_counter() - started
+            for chunk, decodes in zip(plan.chunks, decoding, strict=True):
+                if decodes:
+                    chunk.sequence.stats.decode_seconds += elapsed
+                else:
+                    chunk.sequence.stats.prefill_seconds += elapsed
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
+    def _tokens(self, sequence: Sequence) -> Iterator[Token]:
+        self.last_stats = sequence.stats
+        self._scheduler.add(sequence)
+        try:
+            while True:
+                while not sequence.outbox:
+                    if sequence.error is not None:
+                        raise sequence.error
+                    self.step()
+                token = sequence.outbox.popleft()
+                yield token
+                if token.finish_reason is not None:
+                    return
+        finally:
+            self._scheduler.remove(sequence)
+
+    def _draw(self, sequence: Sequence, logits: Logits) -> None:
+        """Draw a sequence's next token, and end it where it ends."""
+        stats, params, stream = sequence.stats, sequence.params, sequence.stream
+        try:
+            token = sequence.sampler.sample(logits)
+        except LocalLLMError as error:  # this sequence's own; the others go on
+            self._end(sequence, error)
+            return
+        sequence.sampler.accept(token)
+        sequence.tokens.append(token)
+        stats.generated_tokens += 1
+        if not self.kv_cache:
+            sequence.computed = 0
+        text, reason, full = "", None, False
+        if token in self.tokenizer.eog_ids and not params.ignore_eos:
+            reason = "stop"
+        else:
+            text = stream.add(token)
+            full = len(sequence.tokens) >= self.context
+            if full or stats.generated_tokens == params.max_tokens:
+                reason = "length"
+        if reason is not None and stream.stopped is None:
+            text += stream.finish()
+        if stream.stopped is not None:
+            reason, full = "stop", False
+        stats.finish_reason, stats.context_full = reason, full
+        sequence.outbox.append(Token(token, text, reason, full))
+        if reason is not None:
+            self._end(sequence)
+
+    def _end(self, sequence: Sequence, error: BaseException | None = None) -> None:
+        sequence.error = error
+        self._scheduler.remove(sequence)
+
+    def _abandon(self, error: BaseException) -> None:
+        """End all sequences after a step that broke off; keep the pages' content if it is sound."""
+        if not isinstance(error, Exception):  # an interrupt is for whoever ran the step
+            error = LocalLLMError("the computation was interrupted")
+        sequences = [*self._scheduler.running, *self._scheduler.waiting]
+        for sequence in sequences:
+            sequence.error = error
+        try:
+            for sequence in sequences:
+                self._scheduler.remove(sequence)
+            self._scheduler.pool.check([])
+        except (PageLeakError, LookupError):
+            self._scheduler = self._fresh_scheduler(self._scheduler.budget)
+
+    def _fresh_scheduler(self, budget: int) -> Scheduler:
+        pool = PagePool(self.runner.pages, self.runner.page_size)
+        return Scheduler(pool, budget, min(64, budget), reuse=self.kv_cache)
+
+    def _require_fitting(self, tokens: list[int], answer: int = 1) -> None:
+        """A prompt that can be computed, with room for ``answer`` tokens after it."""
+        if not tokens:
+            raise UsageError("the prompt is empty: there is nothing to continue")
+        for token in tokens:
+            if not 0 <= token < self.tokenizer.vocab_size:
+                vocabulary = self.tokenizer.vocab_size
+                raise UsageError(f"token id {token}: must be >= 0 and < {vocabulary}")
+        if len(tokens) + answer > self.context:
+            hint = "a shorter prompt fits"
+            if self.context < self.config.context_length:
+                hint = f"--ctx takes up to {self.config.context_length} with this model"
+            raise ContextFullError(
+                f"the prompt is {len(tokens)} tokens long; the context holds {self.context}, "
+                "the answer included",
+                hint,
+            )
+
+
+def _notes(config: ModelConfig, asked: int | None, context: int) -> list[str]:
+    trained = config.context_length
+    if asked is not None and asked > trained:
+        return [f"--ctx {asked} is more than the {trained} tokens the model was trained for"]
+    if asked is None and context < min(trained, memory.DEFAULT_CONTEXT):
+        return [f"the context is {context} tokens: memory is short"]
+    return []
+
+
+def _eager_runner(model: Model, pages: int, device: str) -> Runner:
+    try:
+        import torch
+
+        torch.empty(0, device=device)
+    except ImportError as error:
+        raise LocalLLMError(
+            f"--device {device}: needs torch", "pip install 'localllm[torch]'"
+        ) from error
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    from localllm.engine.eager_runner import EagerRunner
+
+    return EagerRunner(model, pages=pages, page_size=PAGE_SIZE, device=device)

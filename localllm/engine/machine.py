@@ -1,0 +1,43 @@
+"""What this machine offers: cores and memory, as far as this process may use them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+_CGROUP = Path("/sys/fs/cgroup")  # limits of a container (cgroup v2); absent elsewhere
+
+
+def default_threads() -> int:
+    """Physical cores, never more than affinity or a container's quota allow."""
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    quota = _words("cpu.max")
+    if len(quota) == 2 and quota[0] != "max":
+        cores = min(cores, math.ceil(int(quota[0]) / int(quota[1])))
+    return max(1, cores)
+
+
+def available_memory() -> int:
+    """Bytes that can be taken without swapping, within a container's limit."""
+    available = int(psutil.virtual_memory().available)
+    limit = _words("memory.max")
+    if limit and limit[0] != "max":
+        used = int((_words("memory.current") or ["0"])[0])
+        statistics = _words("memory.stat")
+        # Cached file pages count as used there, but are given back when memory is wanted.
+        reclaimable = dict(zip(statistics[::2], statistics[1::2], strict=False))
+        used -= int(reclaimable.get("inactive_file", 0)) + int(reclaimable.get("active_file", 0))
+        available = min(available, int(limit[0]) - used)
+    return max(0, available)
+
+
+def _words(name: str) -> list[str]:
+    try:
+        return (_CGROUP / name).read_text().split()
+    except OSError:
+        return []

@@ -1,0 +1,67 @@
+"""Computes batches: the native program, or the same definition on torch."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from localllm.engine.batch import Batch
+from localllm.models.blocks import Model
+
+Logits = npt.NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """Owns the weights and the KV memory that the pages stand for."""
+
+    vocab_size: int
+    pages: int
+    page_size: int
+
+    def step(self, batch: Batch) -> Logits:
+        """Compute all rows, write their keys and values, return logits float32[R, vocab]."""
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy the keys and values of a page, all layers."""
+
+
+class NativeRunner:
+    """The traced program on the CPU, in one call a step with the interpreter lock released.
+
+    Args:
+        model: the definition.
+        pages: pages of KV memory.
+        page_size: tokens in a page.
+        kv_type: "f16" or "int8".
+        threads: worker threads, this one included.
+    """
+
+    def __init__(
+        self, model: Model, *, pages: int, page_size: int, kv_type: str, threads: int
+    ) -> None:
+        from localllm import _native
+        from localllm.ops.native import lower
+        from localllm.ops.tracer import trace
+
+        config = model.config
+        self.vocab_size = config.vocab
+        self.pages = pages
+        self.page_size = page_size
+        self._program: Any = lower(trace(model, outputs=("logits",)), threads)
+        self._cache: Any = _native.Cache(
+            config.layers, config.kv_heads, config.head_dim, pages, page_size, kv_type
+        )
+
+    def step(self, batch: Batch) -> Logits:
+        """See ``Runner.step``."""
+        outputs = self._program.step(
+            self._cache, batch.tokens, batch.lengths, batch.past, batch.tables, batch.rows
+        )
+        logits: Logits = outputs["logits"]
+        return logits
+
+    def copy_page(self, source: int, target: int) -> None:
+        """See ``Runner.copy_page``."""
+        self._cache.copy_page(source, target)

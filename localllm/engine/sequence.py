@@ -1,0 +1,78 @@
+"""One text in the making: its tokens, its pages, its sampler, and the tokens not yet fetched."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from localllm.decoding import GenerationParams, Sampler, TextStream
+from localllm.engine.pages import Table
+
+
+@dataclass
+class Token:
+    """One step of an answer.
+
+    ``text`` is what became safe to show: whole characters, no part of a stop sequence; it may be
+    empty. ``finish_reason`` is set on the last token: "stop" (the model ended or a stop sequence
+    came) or "length" (``max_tokens`` reached, or, where ``context_full``, the context).
+    """
+
+    id: int
+    text: str
+    finish_reason: str | None = None
+    context_full: bool = False
+
+
+@dataclass
+class Stats:
+    """What one generation took."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, found in pages kept from before
+    generated_tokens: int = 0
+    prefill_seconds: float = 0.0  # until the first token
+    decode_seconds: float = 0.0  # from the first token to the last
+    finish_reason: str | None = None
+    context_full: bool = False
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Speed of reading the prompt, cached tokens not counted; 0 before there is one."""
+        read = self.prompt_tokens - self.cached_tokens
+        return read / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Speed of writing: tokens after the first over the time after it."""
+        written = max(0, self.generated_tokens - 1)
+        return written / self.decode_seconds if self.decode_seconds else 0.0
+
+
+class Sequence:
+    """State of one generation.
+
+    Args:
+        prompt: token ids, at least one.
+        params: resolved by the sampler.
+        sampler: draws this sequence's tokens.
+        stream: turns them into text.
+    """
+
+    def __init__(
+        self, prompt: list[int], params: GenerationParams, sampler: Sampler, stream: TextStream
+    ) -> None:
+        self.tokens = list(prompt)
+        self.params = params
+        self.sampler = sampler
+        self.stream = stream
+        self.computed = 0  # leading tokens whose keys and values lie in the pages
+        self.table = Table()
+        self.outbox: deque[Token] = deque()
+        self.error: BaseException | None = None
+        self.stats = Stats(prompt_tokens=len(prompt))
+
+    @property
+    def missing(self) -> int:
+        """Tokens to compute before the next one can be drawn."""
+        return len(self.tokens) - self.computed
