@@ -1,0 +1,398 @@
+// The only file that knows Python. Everything that comes from Python is checked here: shapes, ids, page numbers.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <stdexcept>
+
+#include "runtime/operations.h"
+#include "runtime/program.h"
+
+namespace nb = nanobind;
+
+namespace localllm {
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const std::string& message) {
+    if (!condition) throw nb::value_error(message.c_str());
+}
+
+template <class T>
+nb::ndarray<nb::numpy, T> own(T* data, std::initializer_list<size_t> shape) {
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return nb::ndarray<nb::numpy, T>(data, shape, owner);
+}
+
+Type type_named(const std::string& name) {
+    for (int i = 0; i < static_cast<int>(Type::count); ++i)
+        if (name == kFormats[i].name) return static_cast<Type>(i);
+    throw nb::value_error(("unknown weight type: " + name).c_str());
+}
+
+// Bytes of a row-major weight; throws when the columns do not fill whole blocks or the data has another size.
+void check_weight(Type type, int64_t matrices, int64_t rows, int64_t cols, size_t bytes) {
+    const Format& f = format(type);
+    constexpr int64_t most = int64_t{1} << 31;
+    require(matrices > 0 && rows > 0 && cols > 0 && matrices < most && rows < most && cols < most, "weight: empty or too large");
+    require(cols % f.block == 0, std::string(f.name) + " weight: columns are not a multiple of the block size");
+    require(bytes / rows / matrices == static_cast<size_t>(cols / f.block * f.bytes) && bytes % (rows * matrices) == 0,
+            std::string(f.name) + " weight: the data does not have the size of its shape");
+}
+
+class Builder {
+  public:
+    explicit Builder(int threads) : program(check_threads(threads)) {}
+
+    Program program;
+    std::vector<nb::object> kept;  // arrays whose memory the program reads in place
+
+    int weight(const std::string& type, int64_t matrices, int64_t rows, int64_t cols, Bytes data) {
+        const Type t = type_named(type);
+        check_weight(t, matrices, rows, cols, data.size());
+        nb::gil_scoped_release release;
+        return program.add_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols), data.data());
+    }
+    int table(const std::string& type, int64_t rows, int64_t cols, Bytes data) {
+        const Type t = type_named(type);
+        check_weight(t, 1, rows, cols, data.size());
+        program.tables.push_back({t, static_cast<int>(rows), static_cast<int>(cols), data.data()});
+        kept.push_back(nb::cast(data));
+        return static_cast<int>(program.tables.size()) - 1;
+    }
+    int vector(Floats data) {
+        program.vectors.emplace_back(data.data(), data.data() + data.size());
+        return static_cast<int>(program.vectors.size()) - 1;
+    }
+    int buffer(int width) {
+        require(width > 0 && width < (1 << 24), "buffer: bad width");
+        program.widths.push_back(width);
+        return static_cast<int>(program.widths.size()) - 1;
+    }
+
+    void embed(int out, int table, double scale) {
+        auto op = std::make_unique<Embed>();
+        require(table >= 0 && table < static_cast<int>(program.tables.size()), "embed: no such table");
+        op->table = program.tables[table];
+        op->out = width_is(out, op->table.cols, "embed");
+        op->scale = static_cast<float>(scale);
+        vocabulary_ = std::min(vocabulary_, op->table.rows);
+        program.add(std::move(op));
+    }
+    void norm(int out, int x, int weight, double eps, int group) {
+        auto op = std::make_unique<Norm>();
+        op->x = buffer_id(x);
+        op->width = program.widths[x];
+        op->out = width_is(out, op->width, "norm");
+        require(group > 0 && op->width % group == 0, "norm: the group does not divide the width");
+        op->group = group;
+        op->weight = vector_of(weight, group, "norm");
+        op->eps = static_cast<float>(eps);
+        program.add(std::move(op));
+    }
+    void linear(int x, const std::vector<int>& weights, const std::vector<int>& outs, const std::vector<int>& biases,
+                bool accumulate) {
+        auto op = std::make_unique<Linear>();
+        require(!weights.empty() && weights.size() == outs.size() && weights.size() == biases.size(), "linear: list lengths differ");
+        op->x = buffer_id(x);
+        op->accumulate = accumulate;
+        for (size_t i = 0; i < weights.size(); ++i) {
+            const PackedMatrix& w = matrix(weights[i], "linear");
+            require(w.matrices == 1 && w.cols == program.widths[x], "linear: the weight does not fit its input");
+            require(outs[i] != x, "linear: an output is the input");
+            op->targets.push_back({nullptr, width_is(outs[i], w.rows, "linear"),
+                                   biases[i] < 0 ? nullptr : vector_of(biases[i], w.rows, "linear")});
+            pending_.push_back({&op->targets, i, weights[i]});
+        }
+        // Pointers into `weights` are set when the program first runs: the list still grows.
+        program.add(std::move(op));
+    }
+    void rope(int x, int frequencies, int heads, int head_dim, bool interleaved, double scale) {
+        auto op = std::make_unique<Rope>();
+        require(frequencies >= 0 && frequencies < static_cast<int>(program.vectors.size()), "rope: no such vector");
+        op->pairs = static_cast<int>(program.vectors[frequencies].size());
+        require(heads > 0 && head_dim > 0 && 2 * op->pairs <= head_dim, "rope: more frequencies than the head has pairs");
+        op->x = width_is(x, heads * head_dim, "rope");
+        op->heads = heads;
+        op->head_dim = head_dim;
+        op->interleaved = interleaved;
+        const auto same = std::find_if(program.rotations.begin(), program.rotations.end(), [&](const RotationSpec& r) {
+            return r.frequencies == frequencies && r.scale == static_cast<float>(scale);
+        });
+        op->rotation = static_cast<int>(same - program.rotations.begin());
+        if (same == program.rotations.end()) program.rotations.push_back({frequencies, static_cast<float>(scale)});
+        program.add(std::move(op));
+    }
+    void attention(int out, int q, int k, int v, int layer, int heads, int kv_heads, int head_dim, double scale, int window,
+                   double softcap) {
+        auto op = std::make_unique<Attention>();
+        require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "attention: heads is not a multiple of kv_heads");
+        require(head_dim > 0 && head_dim % 16 == 0 && head_dim <= kMaxHeadDim, "attention: head_dim must be a multiple of 16, at most 512");
+        require(layer >= 0, "attention: bad layer");
+        op->q = width_is(q, heads * head_dim, "attention");
+        op->k = width_is(k, kv_heads * head_dim, "attention");
+        op->v = width_is(v, kv_heads * head_dim, "attention");
+        op->out = width_is(out, heads * head_dim, "attention");
+        require(out != q && out != k && out != v, "attention: the output is an input");
+        op->layer = layer;
+        op->heads = heads;
+        op->kv_heads = kv_heads;
+        op->head_dim = head_dim;
+        op->scale = static_cast<float>(scale);
+        op->window = window;
+        op->softcap = static_cast<float>(softcap);
+        layers_ = std::max(layers_, layer + 1);
+        kv_heads_ = kv_heads;
+        head_dim_ = head_dim;
+        program.add(std::move(op));
+    }
+    void gated_act(int out, int gate, int up, const std::string& kind) {
+        auto op = std::make_unique<GatedAct>();
+        op->gate = buffer_id(gate);
+        op->width = program.widths[gate];
+        op->up = width_is(up, op->width, "gated_act");
+        op->out = width_is(out, op->width, "gated_act");
+        op->kind = activation(kind);
+        program.add(std::move(op));
+    }
+    void add(int out, int a, int b) {
+        auto op = std::make_unique<Add>();
+        op->a = buffer_id(a);
+        op->width = program.widths[a];
+        op->b = width_is(b, op->width, "add");
+        op->out = width_is(out, op->width, "add");
+        program.add(std::move(op));
+    }
+    void softcap(int x, double cap) {
+        auto op = std::make_unique<Softcap>();
+        op->x = buffer_id(x);
+        op->width = program.widths[x];
+        require(cap > 0, "softcap: the cap must be positive");
+        op->cap = static_cast<float>(cap);
+        program.add(std::move(op));
+    }
+    void select(int out, int x) {
+        auto op = std::make_unique<Select>();
+        op->x = buffer_id(x);
+        op->width = program.widths[x];
+        op->out = width_is(out, op->width, "select");
+        require(out != x, "select: the output is the input");
+        program.add(std::move(op));
+    }
+    void moe(int out, int x, int router, int gate, int up, int down, int used, bool normalise, double scale,
+             const std::string& kind) {
+        auto op = std::make_unique<Experts>();
+        const PackedMatrix &r = matrix(router, "moe"), &g = matrix(gate, "moe"), &u = matrix(up, "moe"), &d = matrix(down, "moe");
+        const int width = program.widths[buffer_id(x)];
+        require(r.matrices == 1 && r.cols == width && g.cols == width && u.cols == width && d.rows == width, "moe: a weight does not fit the input");
+        require(g.matrices == r.rows && u.matrices == r.rows && d.matrices == r.rows, "moe: the experts are not as many as the router says");
+        require(g.rows == u.rows && d.cols == g.rows, "moe: gate, up and down do not fit together");
+        require(used > 0 && used <= r.rows, "moe: more experts used than there are");
+        op->x = x;
+        op->out = width_is(out, width, "moe");
+        require(out != x, "moe: the output is the input");
+        op->used = used;
+        op->normalise = normalise;
+        op->scale = static_cast<float>(scale);
+        op->kind = activation(kind);
+        experts_.push_back({op.get(), router, gate, up, down});
+        program.add(std::move(op));
+    }
+    void output(const std::string& name, int buffer) {
+        require(!program.operations.empty() && program.operations.back()->on_selected, "output: select the rows first");
+        program.outputs.emplace_back(name, buffer_id(buffer));
+    }
+
+    nb::dict step(const Cache& cache, Ints tokens, Ints lengths, Ints past, IntTable tables, Ints selected) {
+        link();
+        Step s;
+        s.cache = &cache;
+        s.rows = static_cast<int>(tokens.size());
+        s.tokens = tokens.data();
+        require(tokens.size() > 0 && tokens.size() < (1u << 24), "step: no rows, or too many");
+        require(lengths.size() == past.size() && lengths.size() == tables.shape(0), "step: lengths, past and tables differ in number");
+        require(layers_ == 0 || (cache.layers >= layers_ && cache.kv_heads == kv_heads_ && cache.head_dim == head_dim_),
+                "step: the cache has another shape than the program");
+        for (size_t i = 0; i < tokens.size(); ++i)
+            require(tokens.data()[i] >= 0 && tokens.data()[i] < vocabulary_, "step: token id outside the vocabulary");
+        int64_t row = 0;
+        for (size_t i = 0; i < lengths.size(); ++i) {
+            const int64_t length = lengths.data()[i], before = past.data()[i];
+            require(length > 0 && before >= 0 && row + length <= s.rows, "step: bad sequence length");
+            const int64_t needed = (before + length + kPageTokens - 1) / kPageTokens;
+            require(needed <= static_cast<int64_t>(tables.shape(1)), "step: the block table is too short");
+            const int32_t* table = tables.data() + i * tables.shape(1);
+            for (int64_t p = 0; p < needed; ++p)
+                require(table[p] >= 0 && table[p] < cache.pages, "step: page number outside the cache");
+            s.spans.push_back({static_cast<int>(row), static_cast<int>(length), static_cast<int>(before), table});
+            for (int64_t j = 0; j < length; ++j) s.positions.push_back(static_cast<int32_t>(before + j));
+            row += length;
+        }
+        require(row == s.rows, "step: the lengths do not add up to the tokens");
+        s.selected = selected.data();
+        s.selected_rows = static_cast<int>(selected.size());
+        require(s.selected_rows <= s.rows, "step: more rows selected than there are");
+        for (size_t i = 0; i < selected.size(); ++i)
+            require(selected.data()[i] >= 0 && selected.data()[i] < s.rows, "step: selected row outside the batch");
+        {
+            nb::gil_scoped_release release;
+            program.run(s);
+        }
+        nb::dict results;
+        for (const auto& [name, id] : program.outputs) {
+            const size_t width = program.widths[id], n = width * s.selected_rows;
+            float* copy = new float[n ? n : 1];
+            std::memcpy(copy, s.buffers[id], n * sizeof(float));
+            results[name.c_str()] = own(copy, {static_cast<size_t>(s.selected_rows), width});
+        }
+        return results;
+    }
+
+  private:
+    struct Pending {
+        std::vector<Linear::Target>* targets;
+        size_t index;
+        int weight;
+    };
+    struct PendingExperts {
+        Experts* op;
+        int router, gate, up, down;
+    };
+    std::vector<Pending> pending_;
+    std::vector<PendingExperts> experts_;
+    int vocabulary_ = 1 << 30, layers_ = 0, kv_heads_ = 0, head_dim_ = 0;
+
+    static int check_threads(int threads) {
+        require(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024");
+        return threads;
+    }
+    int buffer_id(int id) const {
+        require(id >= 0 && id < static_cast<int>(program.widths.size()), "no such buffer");
+        return id;
+    }
+    int width_is(int id, int width, const std::string& where) const {
+        require(program.widths[buffer_id(id)] == width, where + ": the buffer has another width");
+        return id;
+    }
+    const float* vector_of(int id, int length, const std::string& where) const {
+        require(id >= 0 && id < static_cast<int>(program.vectors.size()), where + ": no such vector");
+        require(static_cast<int>(program.vectors[id].size()) == length, where + ": the vector has another length");
+        return program.vectors[id].data();
+    }
+    const PackedMatrix& matrix(int id, const std::string& where) const {
+        require(id >= 0 && id < static_cast<int>(program.weights.size()), where + ": no such weight");
+        return program.weights[id];
+    }
+    static Activation activation(const std::string& kind) {
+        require(kind == "silu" || kind == "gelu", "activation must be silu or gelu");
+        return kind == "silu" ? Activation::silu : Activation::gelu;
+    }
+    void link() {
+        for (const Pending& p : pending_) (*p.targets)[p.index].weight = &program.weights[p.weight];
+        for (const PendingExperts& p : experts_) {
+            p.op->router = &program.weights[p.router];
+            p.op->gate = &program.weights[p.gate];
+            p.op->up = &program.weights[p.up];
+            p.op->down = &program.weights[p.down];
+        }
+        pending_.clear();
+        experts_.clear();
+    }
+};
+
+// Walks `count` GGUF strings (uint64 length, bytes) from `offset`.
+nb::tuple scan_strings(Bytes buffer, uint64_t offset, uint64_t count) {
+    const uint64_t size = buffer.size();
+    require(offset <= size && count <= (size - offset) / 8, "string array leaves the buffer");
+    auto* starts = new int64_t[count ? count : 1];
+    auto* lengths = new int64_t[count ? count : 1];
+    auto start_array = own(starts, {static_cast<size_t>(count)});
+    auto length_array = own(lengths, {static_cast<size_t>(count)});
+    for (uint64_t i = 0; i < count; ++i) {
+        require(size - offset >= 8, "string array leaves the buffer");
+        uint64_t length;
+        std::memcpy(&length, buffer.data() + offset, 8);
+        offset += 8;
+        require(length <= size - offset, "string array leaves the buffer");
+        starts[i] = static_cast<int64_t>(offset);
+        lengths[i] = static_cast<int64_t>(length);
+        offset += length;
+    }
+    return nb::make_tuple(start_array, length_array, offset);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.def("isa", [] { return std::string(kernels().name); });
+    m.def("available_isas", [] {
+        std::vector<std::string> names;
+        for (const Kernels* k : available_kernels()) names.emplace_back(k->name);
+        return names;
+    });
+    m.def("scan_strings", &scan_strings, nb::arg("buffer"), nb::arg("offset"), nb::arg("count"));
+    m.def(
+        "dequantize",
+        [](const std::string& type, Bytes data, nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
+            const Type t = type_named(type);
+            check_weight(t, 1, 1, static_cast<int64_t>(out.size()), data.size());
+            dequantize(t, data.data(), out.size(), out.data());
+        },
+        nb::arg("type"), nb::arg("data"), nb::arg("out"));
+
+    nb::class_<Cache>(m, "Cache")
+        .def(
+            "__init__",
+            [](Cache* self, int layers, int kv_heads, int head_dim, int pages, int page_size, const std::string& type) {
+                require(layers > 0 && kv_heads > 0 && pages > 0 && head_dim > 0 && head_dim % 16 == 0 && head_dim <= kMaxHeadDim,
+                        "cache: bad shape (head_dim must be a multiple of 16, at most 512)");
+                require(page_size == kPageTokens, "cache: the page size is 32");
+                require(type == "f16" || type == "int8", "cache: the type must be f16 or int8");
+                new (self) Cache(layers, kv_heads, head_dim, pages, type == "f16" ? CacheType::f16 : CacheType::int8);
+            },
+            nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("pages"), nb::arg("page_size"), nb::arg("type"))
+        .def("copy_page",
+             [](Cache& cache, int source, int target) {
+                 require(source >= 0 && source < cache.pages && target >= 0 && target < cache.pages, "copy_page: no such page");
+                 for (int layer = 0; layer < cache.layers; ++layer)
+                     std::memmove(cache.head(layer, target, 0), cache.head(layer, source, 0), cache.page_bytes);
+             },
+             nb::arg("source"), nb::arg("target"))
+        .def_prop_ro("nbytes", &Cache::bytes);
+
+    nb::class_<Builder>(m, "Program")
+        .def(nb::init<int>(), nb::arg("threads"))
+        .def("weight", &Builder::weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"), nb::arg("cols"), nb::arg("data"))
+        .def("table", &Builder::table, nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("data"))
+        .def("vector", &Builder::vector, nb::arg("data"))
+        .def("buffer", &Builder::buffer, nb::arg("width"))
+        .def("embed", &Builder::embed, nb::arg("out"), nb::arg("table"), nb::arg("scale"))
+        .def("norm", &Builder::norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"), nb::arg("group"))
+        .def("linear", &Builder::linear, nb::arg("x"), nb::arg("weights"), nb::arg("outs"), nb::arg("biases"), nb::arg("accumulate"))
+        .def("rope", &Builder::rope, nb::arg("x"), nb::arg("inverse_frequencies"), nb::arg("heads"), nb::arg("head_dim"),
+             nb::arg("interleaved"), nb::arg("scale"))
+        .def("attention", &Builder::attention, nb::arg("out"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("layer"),
+             nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("scale"), nb::arg("window"), nb::arg("softcap"))
+        .def("gated_act", &Builder::gated_act, nb::arg("out"), nb::arg("gate"), nb::arg("up"), nb::arg("kind"))
+        .def("add", &Builder::add, nb::arg("out"), nb::arg("a"), nb::arg("b"))
+        .def("softcap", &Builder::softcap, nb::arg("x"), nb::arg("cap"))
+        .def("select", &Builder::select, nb::arg("out"), nb::arg("x"))
+        .def("moe", &Builder::moe, nb::arg("out"), nb::arg("x"), nb::arg("router"), nb::arg("gate"), nb::arg("up"), nb::arg("down"),
+             nb::arg("used"), nb::arg("normalise"), nb::arg("scale"), nb::arg("kind"))
+        .def("output", &Builder::output, nb::arg("name"), nb::arg("buffer"))
+        .def("step", &Builder::step, nb::arg("cache"), nb::arg("tokens"), nb::arg("lengths"), nb::arg("past"), nb::arg("tables"),
+             nb::arg("rows"))
+        .def_prop_ro("weight_bytes", [](const Builder& b) { return b.program.weight_bytes(); });
+}
+
+}  // namespace localllm

@@ -1,0 +1,214 @@
+// The linear kernel: one panel of 16 output rows times one tile of up to 8 columns, for every weight type, on any
+// vector vocabulary. A weight vector is unpacked once and multiplied with every column of the tile.
+#pragma once
+
+#include "gemm/activations.h"
+#include "quant/format.h"
+
+namespace localllm {
+
+// Unpacks vector `r` (of 16 / lanes) of one chunk of 32 columns into 8 vectors of 4 columns each.
+template <class V, Type type>
+inline void unpack_chunk(const uint8_t* chunk, int r, typename V::B (&out)[8]) {
+    constexpr int bits = format(type).bits;
+    const uint8_t* p = chunk + 4 * V::lanes * r;
+    if constexpr (bits == 8) {
+        for (int j = 0; j < 8; ++j) out[j] = V::bload(p + 64 * j);
+        return;
+    } else {
+        constexpr bool has4 = bits & 4, has2 = bits & 2, has1 = bits & 1;
+        if constexpr (has4) {
+            constexpr int below = bits & 3;
+            const auto mask = V::bset1(static_cast<uint8_t>(15 << below));
+            for (int j = 0; j < 4; ++j) {
+                const auto x = V::bload(p + 64 * j);
+                out[2 * j] = V::band(V::template shift<-below>(x), mask);
+                out[2 * j + 1] = V::band(V::template shift<4 - below>(x), mask);
+            }
+            p += 4 * 64;
+        }
+        if constexpr (has2) {
+            constexpr int below = bits & 1;
+            const auto mask = V::bset1(static_cast<uint8_t>(3 << below));
+            for (int j = 0; j < 2; ++j) {
+                const auto x = V::bload(p + 64 * j);
+                const typename V::B part[4] = {
+                    V::band(V::template shift<-below>(x), mask), V::band(V::template shift<2 - below>(x), mask),
+                    V::band(V::template shift<4 - below>(x), mask), V::band(V::template shift<6 - below>(x), mask)};
+                for (int f = 0; f < 4; ++f) {
+                    if constexpr (has4) out[4 * j + f] = V::bor(out[4 * j + f], part[f]);
+                    else out[4 * j + f] = part[f];
+                }
+            }
+            p += 2 * 64;
+        }
+        if constexpr (has1) {
+            const auto mask = V::bset1(1);
+            const auto x = V::bload(p);
+            const typename V::B part[8] = {
+                V::band(x, mask), V::band(V::template shift<1>(x), mask), V::band(V::template shift<2>(x), mask),
+                V::band(V::template shift<3>(x), mask), V::band(V::template shift<4>(x), mask),
+                V::band(V::template shift<5>(x), mask), V::band(V::template shift<6>(x), mask),
+                V::band(V::template shift<7>(x), mask)};
+            for (int f = 0; f < 8; ++f) out[f] = V::bor(out[f], part[f]);
+        }
+    }
+}
+
+constexpr int log2_of(int n) { return n <= 1 ? 0 : 1 + log2_of(n / 2); }
+
+template <class V, Scale scale>
+inline typename V::F load_scale(const uint8_t* p) {
+    if constexpr (scale == Scale::bf16) return V::load_bf16(p);
+    else return V::load_f16(p);
+}
+
+// y[column][row] = panel * tile; y holds `columns` rows of 16 floats.
+template <class V, Type type, int columns>
+void multiply_quantised(const uint8_t* panel, int k, const QuantTile& x, float* y) {
+    constexpr Format f = format(type);
+    constexpr int parts = kPanelRows / V::lanes;
+    constexpr bool super = f.scale == Scale::super;
+    constexpr bool byte_codes = f.bits == 8 || f.table;  // stored + 128: the full range of a byte
+    constexpr bool seeded = f.offset != 0 && (!byte_codes || V::dot8_needs_seed);
+    constexpr int per_group = f.group / 4;         // vectors of 4 columns that share a scale
+    constexpr int groups = kChunk / f.group;       // of one chunk
+    constexpr size_t chunk_bytes = 64 * f.bits;
+    using F = typename V::F;
+    using I = typename V::I;
+    using B = typename V::B;
+
+    const PanelLayout at(type, k);
+    const uint8_t* codes = panel + at.codes;
+    alignas(16) uint8_t table[16];
+    if constexpr (f.table)
+        for (int i = 0; i < 16; ++i) table[i] = static_cast<uint8_t>(table_of(type)[i] + 128);
+
+    F acc[parts][columns];
+    for (int r = 0; r < parts; ++r)
+        for (int c = 0; c < columns; ++c) acc[r][c] = V::zero();
+    F d[parts], dmin[parts];
+    for (int r = 0; r < parts; ++r) d[r] = dmin[r] = V::zero();
+
+    for (int chunk = 0; chunk < k / kChunk; ++chunk) {
+        for (int b = 0; b < f.bits; ++b) V::prefetch(codes + 64 * b + 2048);
+        for (int r = 0; r < parts; ++r) {
+            const int lane = r * V::lanes;
+            if (super && chunk % (kSuper / kChunk) == 0) {
+                const size_t slot = (static_cast<size_t>(chunk / (kSuper / kChunk)) * kPanelRows + lane) * 2;
+                d[r] = V::load_f16(panel + at.d + slot);
+                if constexpr (f.has_min) dmin[r] = V::load_f16(panel + at.dmin + slot);
+            }
+            B w[8];
+            unpack_chunk<V, type>(codes, r, w);
+            if constexpr (f.table) {
+                const B values = V::table(table);
+                for (int j = 0; j < 8; ++j) w[j] = V::lookup(values, w[j]);
+            }
+            for (int g = 0; g < groups; ++g) {
+                const int group = chunk * groups + g;
+                F scale, min = V::zero();
+                if constexpr (super) {
+                    const size_t cell = static_cast<size_t>(group) * kPanelRows + lane;
+                    scale = V::mul(d[r], V::load_i8(panel + at.scale + cell));
+                    if constexpr (f.has_min) min = V::mul(dmin[r], V::load_u8(panel + at.min + cell));
+                } else {
+                    const size_t slot = (static_cast<size_t>(group) * kPanelRows + lane) * 2;
+                    scale = load_scale<V, f.scale>(panel + at.d + slot);
+                    if constexpr (f.has_min) min = V::load_f16(panel + at.dmin + slot);
+                }
+                const int8_t* q = x.q + (static_cast<size_t>(group) * per_group) * columns * 4;
+                for (int c = 0; c < columns; ++c) {
+                    I dot = V::izero();
+                    if constexpr (seeded) {
+                        const int32_t* seed = (f.group == 32 ? x.seed32 : x.seed16) + static_cast<size_t>(group) * columns;
+                        dot = V::template ishl<log2_of(f.offset)>(V::iset1(seed[c]));
+                    }
+                    for (int j = 0; j < per_group; ++j) {
+                        const B a = V::broadcast4(q + (j * columns + c) * 4);
+                        if constexpr (byte_codes) dot = V::dot8(dot, w[g * per_group + j], a);
+                        else dot = V::dot7(dot, w[g * per_group + j], a);
+                    }
+                    const size_t cell = static_cast<size_t>(chunk) * columns + c;
+                    acc[r][c] = V::fma(V::mul(V::to_float(dot), V::set1(x.scale[cell])), scale, acc[r][c]);
+                    if constexpr (f.has_min) {
+                        const float sum = f.group == 32 ? x.sum32[cell] : x.sum16[static_cast<size_t>(group) * columns + c];
+                        acc[r][c] = V::fnma(min, V::set1(sum), acc[r][c]);
+                    }
+                }
+            }
+        }
+        codes += chunk_bytes;
+    }
+    for (int c = 0; c < columns; ++c)
+        for (int r = 0; r < parts; ++r) V::store(y + c * kPanelRows + r * V::lanes, acc[r][c]);
+}
+
+// The same for float weights; x is float [k][columns].
+template <class V, Type type, int columns>
+void multiply_float(const uint8_t* panel, int k, const float* x, float* y) {
+    constexpr int parts = kPanelRows / V::lanes;
+    constexpr int chains = columns >= 4 ? 1 : 4 / columns;  // independent sums hide the latency of fma
+    constexpr size_t row_bytes = kPanelRows * (type == Type::F32 ? 4 : 2);
+    typename V::F acc[chains][parts][columns];
+    for (auto& chain : acc)
+        for (auto& part : chain)
+            for (auto& sum : part) sum = V::zero();
+    auto step = [&](int i, int chain) {
+        for (int r = 0; r < parts; ++r) {
+            const uint8_t* p = panel + i * row_bytes + r * V::lanes * (row_bytes / kPanelRows);
+            typename V::F w;
+            if constexpr (type == Type::F32) w = V::load(reinterpret_cast<const float*>(p));
+            else if constexpr (type == Type::F16) w = V::load_f16(p);
+            else w = V::load_bf16(p);
+            for (int c = 0; c < columns; ++c)
+                acc[chain][r][c] = V::fma(w, V::set1(x[static_cast<size_t>(i) * columns + c]), acc[chain][r][c]);
+        }
+    };
+    int i = 0;
+    for (; i + chains <= k; i += chains) {
+        V::prefetch(panel + i * row_bytes + 2048);
+        if constexpr (chains == 4) V::prefetch(panel + i * row_bytes + 2048 + 64);
+        for (int chain = 0; chain < chains; ++chain) step(i + chain, chain);
+    }
+    for (; i < k; ++i) step(i, 0);
+    for (int c = 0; c < columns; ++c)
+        for (int r = 0; r < parts; ++r) {
+            auto sum = acc[0][r][c];
+            for (int chain = 1; chain < chains; ++chain) sum = V::add(sum, acc[chain][r][c]);
+            V::store(y + c * kPanelRows + r * V::lanes, sum);
+        }
+}
+
+// Quantises column `c` of the tile from `x`; the tile may hold other columns already.
+template <class V>
+void quantise_column(const float* x, QuantTile& tile, int c) {
+    const int columns = tile.columns;
+    alignas(64) int8_t q[kChunk];
+    for (int chunk = 0; chunk < tile.k / kChunk; ++chunk, x += kChunk) {
+        auto largest = V::zero();
+        for (int i = 0; i < kChunk; i += V::lanes) largest = V::max(largest, V::abs(V::load(x + i)));
+        const float top = V::reduce_max(largest);
+        const float scale = top / 127.0f;
+        const auto inverse = V::set1(top > 0 ? 127.0f / top : 0.0f);
+        int sum[2] = {0, 0};
+        for (int i = 0; i < kChunk; i += V::lanes) {
+            const auto rounded = V::to_int(V::round(V::mul(V::load(x + i), inverse)));
+            V::store_i8(q + i, rounded);
+            sum[i / 16] += V::reduce_add(rounded);
+        }
+        for (int j = 0; j < kChunk / 4; ++j)
+            __builtin_memcpy(tile.q + (static_cast<size_t>(chunk * (kChunk / 4) + j) * columns + c) * 4, q + 4 * j, 4);
+        const size_t cell = static_cast<size_t>(chunk) * columns + c;
+        tile.scale[cell] = scale;
+        tile.seed32[cell] = -(sum[0] + sum[1]);
+        tile.sum32[cell] = scale * static_cast<float>(sum[0] + sum[1]);
+        for (int half = 0; half < 2; ++half) {
+            const size_t at = (static_cast<size_t>(chunk) * 2 + half) * columns + c;
+            tile.seed16[at] = -sum[half];
+            tile.sum16[at] = scale * static_cast<float>(sum[half]);
+        }
+    }
+}
+
+}  // namespace localllm

@@ -1,0 +1,81 @@
+// Which instruction sets this processor and operating system support, and which one is used.
+#include <cstdlib>
+#include <stdexcept>
+
+#include "isa/kernels.h"
+
+#ifdef LOCALLLM_X86
+#ifdef _MSC_VER
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#endif
+
+namespace localllm {
+
+namespace {
+
+#ifdef LOCALLLM_X86
+struct Registers { uint32_t a, b, c, d; };
+
+Registers cpuid(uint32_t leaf, uint32_t sub) {
+    Registers r{};
+#ifdef _MSC_VER
+    int out[4];
+    __cpuidex(out, static_cast<int>(leaf), static_cast<int>(sub));
+    r = {static_cast<uint32_t>(out[0]), static_cast<uint32_t>(out[1]), static_cast<uint32_t>(out[2]), static_cast<uint32_t>(out[3])};
+#else
+    __get_cpuid_count(leaf, sub, &r.a, &r.b, &r.c, &r.d);
+#endif
+    return r;
+}
+
+// Register state the operating system saves (XCR0).
+uint64_t saved_state() {
+#ifdef _MSC_VER
+    return _xgetbv(0);
+#else
+    uint32_t low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (static_cast<uint64_t>(high) << 32) | low;
+#endif
+}
+
+bool bit(uint32_t word, int index) { return (word >> index) & 1; }
+#endif
+
+}  // namespace
+
+std::vector<const Kernels*> available_kernels() {
+    std::vector<const Kernels*> found;
+#ifdef LOCALLLM_X86
+    const Registers one = cpuid(1, 0), seven = cpuid(7, 0), seven1 = cpuid(7, 1);
+    const uint64_t saved = bit(one.c, 27) ? saved_state() : 0;
+    const bool avx2 = (saved & 6) == 6 && bit(one.c, 28) && bit(one.c, 12) && bit(one.c, 29) && bit(seven.b, 5);
+    const bool avx512 = avx2 && (saved & 0xe6) == 0xe6 && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 30) &&
+                        bit(seven.b, 31) && bit(seven.c, 11);
+    if (avx512) found.push_back(&kAvx512Kernels);
+    if (avx2 && bit(seven1.a, 4)) found.push_back(&kAvxVnniKernels);
+    if (avx2) found.push_back(&kAvx2Kernels);
+#endif
+    found.push_back(&kScalarKernels);
+    return found;
+}
+
+const Kernels& kernels() {
+    static const Kernels& chosen = []() -> const Kernels& {
+        const auto available = available_kernels();
+        const char* wanted = std::getenv("LOCALLLM_ISA");
+        if (!wanted || !*wanted) return *available.front();
+        std::string names;
+        for (const Kernels* k : available) {
+            if (std::string(wanted) == k->name) return *k;
+            names += names.empty() ? k->name : std::string(", ") + k->name;
+        }
+        throw std::runtime_error("LOCALLLM_ISA=" + std::string(wanted) + " is not available here; available: " + names);
+    }();
+    return chosen;
+}
+
+}  // namespace localllm

@@ -1,0 +1,84 @@
+// Row-wise operations between the linears, on any vector vocabulary. Lengths need not be multiples of the lanes.
+#pragma once
+
+#include <cstdint>
+
+#include "isa/math.h"
+
+namespace localllm {
+
+enum class Activation : uint8_t { silu, gelu };
+
+// Calls op(i, count) for each vector; the last may be shorter.
+template <class V, class Op>
+inline void over_vectors(int n, Op op) {
+    int i = 0;
+    for (; i + V::lanes <= n; i += V::lanes) op(i, V::lanes);
+    if (i < n) op(i, n - i);
+}
+
+template <class V>
+inline typename V::F load_part(const float* p, int count) {
+    if (count == V::lanes) return V::load(p);
+    alignas(64) float part[V::lanes] = {};
+    for (int i = 0; i < count; ++i) part[i] = p[i];
+    return V::load(part);
+}
+
+template <class V>
+inline void store_part(float* p, typename V::F x, int count) {
+    if (count == V::lanes) return V::store(p, x);
+    alignas(64) float part[V::lanes];
+    V::store(part, x);
+    for (int i = 0; i < count; ++i) p[i] = part[i];
+}
+
+// out = x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich, arXiv 1910.07467); the mean in double-width sums.
+template <class V>
+void rms_norm(const float* x, const float* weight, float* out, int n, float eps) {
+    auto a = V::zero();
+    double sum = 0;
+    for (int start = 0; start < n; start += 1024) {
+        const int stop = start + 1024 < n ? start + 1024 : n;
+        a = V::zero();
+        over_vectors<V>(stop - start, [&](int i, int count) {
+            const auto v = load_part<V>(x + start + i, count);
+            a = V::fma(v, v, a);
+        });
+        sum += static_cast<double>(V::reduce_add(a));
+    }
+    const auto scale = V::set1(static_cast<float>(1.0 / __builtin_sqrt(sum / n + static_cast<double>(eps))));
+    over_vectors<V>(n, [&](int i, int count) {
+        const auto v = V::mul(V::mul(load_part<V>(x + i, count), scale), load_part<V>(weight + i, count));
+        store_part<V>(out + i, v, count);
+    });
+}
+
+template <class V>
+void gated_act(const float* gate, const float* up, float* out, int n, Activation kind) {
+    over_vectors<V>(n, [&](int i, int count) {
+        const auto g = load_part<V>(gate + i, count);
+        const auto a = kind == Activation::silu ? vsilu<V>(g) : vgelu<V>(g);
+        store_part<V>(out + i, V::mul(a, load_part<V>(up + i, count)), count);
+    });
+}
+
+// out = a + factor * b
+template <class V>
+void add_scaled(const float* a, const float* b, float factor, float* out, int n) {
+    const auto f = V::set1(factor);
+    over_vectors<V>(n, [&](int i, int count) {
+        store_part<V>(out + i, V::fma(load_part<V>(b + i, count), f, load_part<V>(a + i, count)), count);
+    });
+}
+
+// x = cap * tanh(x / cap)
+template <class V>
+void softcap(float* x, int n, float cap) {
+    over_vectors<V>(n, [&](int i, int count) {
+        const auto y = vtanh<V>(V::mul(load_part<V>(x + i, count), V::set1(1.0f / cap)));
+        store_part<V>(x + i, V::mul(V::set1(cap), y), count);
+    });
+}
+
+}  // namespace localllm

@@ -1,0 +1,40 @@
+// The table of hot functions, one for each instruction set; chosen once at start-up.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "attention/attend.h"
+#include "gemm/activations.h"
+#include "isa/elementwise.h"
+#include "quant/format.h"
+
+namespace localllm {
+
+struct Kernels {
+    const char* name;
+    int columns;  // widest column tile: 4 or 8
+    // [type][log2 columns]: y[column][16] = panel * tile
+    void (*quantised[static_cast<int>(Type::count)][4])(const uint8_t* panel, int k, const QuantTile& x, float* y);
+    void (*floating[3][4])(const uint8_t* panel, int k, const float* x, float* y);
+    void (*quantise_column)(const float* x, QuantTile& tile, int column);
+    void (*attend[2][4])(const Attend&);  // [cache type][log2 rows]
+    void (*store_token[2])(const Cache&, uint8_t* head, int slot, const float* k, const float* v);
+    void (*rms_norm)(const float* x, const float* weight, float* out, int n, float eps);
+    void (*gated_act)(const float* gate, const float* up, float* out, int n, Activation kind);
+    void (*add_scaled)(const float* a, const float* b, float factor, float* out, int n);
+    void (*softcap)(float* x, int n, float cap);
+};
+
+extern const Kernels kScalarKernels;
+#ifdef LOCALLLM_X86
+extern const Kernels kAvx2Kernels, kAvxVnniKernels, kAvx512Kernels;
+#endif
+
+// Instruction sets of this build that this processor can run, best first; always ends with "scalar".
+std::vector<const Kernels*> available_kernels();
+
+// The best available, or the one LOCALLLM_ISA names. Throws std::runtime_error for a name that is not available.
+const Kernels& kernels();
+
+}  // namespace localllm

@@ -1,0 +1,9 @@
+#include "isa/vec_avx512.h"
+
+#include "isa/instantiate.h"
+
+namespace localllm {
+
+constinit const Kernels kAvx512Kernels = make_kernels<Avx512>("avx512");
+
+}  // namespace localllm

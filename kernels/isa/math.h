@@ -1,0 +1,45 @@
+// Elementary functions on any vector vocabulary.
+#pragma once
+
+namespace localllm {
+
+// e^x by 2^n * p(r), |r| <= ln 2 / 2; relative error below 2e-7. Below -87 the result is 0, above 88 it stays finite.
+template <class V>
+inline typename V::F vexp(typename V::F x) {
+    const auto lowest = V::set1(-87.0f);
+    const auto clamped = V::min(V::max(x, lowest), V::set1(88.0f));
+    const auto n = V::round(V::mul(clamped, V::set1(1.44269504f)));
+    auto r = V::fnma(n, V::set1(0.693359375f), clamped);
+    r = V::fnma(n, V::set1(-2.12194440e-4f), r);
+    auto p = V::set1(1.9875691500e-4f);
+    p = V::fma(p, r, V::set1(1.3981999507e-3f));
+    p = V::fma(p, r, V::set1(8.3334519073e-3f));
+    p = V::fma(p, r, V::set1(4.1665795894e-2f));
+    p = V::fma(p, r, V::set1(1.6666665459e-1f));
+    p = V::fma(p, r, V::set1(5.0000001201e-1f));
+    p = V::fma(V::mul(r, r), p, V::add(r, V::set1(1.0f)));
+    return V::mul(p, V::pow2(V::to_int(n)));
+}
+
+// tanh x = 1 - 2 / (e^2x + 1)
+template <class V>
+inline typename V::F vtanh(typename V::F x) {
+    const auto e = vexp<V>(V::mul(V::set1(2.0f), x));
+    return V::sub(V::set1(1.0f), V::div(V::set1(2.0f), V::add(e, V::set1(1.0f))));
+}
+
+// x * sigmoid(x)
+template <class V>
+inline typename V::F vsilu(typename V::F x) {
+    return V::div(x, V::add(V::set1(1.0f), vexp<V>(V::sub(V::zero(), x))));
+}
+
+// GELU, tanh approximation (Hendrycks and Gimpel, arXiv 1606.08415)
+template <class V>
+inline typename V::F vgelu(typename V::F x) {
+    const auto cube = V::mul(V::mul(x, x), x);
+    const auto inner = V::mul(V::set1(0.7978845608f), V::fma(V::set1(0.044715f), cube, x));
+    return V::mul(V::mul(V::set1(0.5f), x), V::add(V::set1(1.0f), vtanh<V>(inner)));
+}
+
+}  // namespace localllm

@@ -1,0 +1,144 @@
+// The weight types of GGUF that the kernels run, and the packed form they share.
+//
+// Every quantised type is described by the same few facts: how many bits a code has, how many columns share a
+// scale (the group), how that scale is stored, whether the group has a minimum, and which constant is subtracted
+// from the code. One packed layout and one kernel template serve them all.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace localllm {
+
+enum class Type : uint8_t {
+    F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,
+    count,
+};
+
+enum class Scale : uint8_t {
+    none,   // float weights
+    f16,    // one fp16 a group
+    bf16,   // one bf16 a group (the powers of two of MXFP4)
+    super,  // an 8-bit integer a group, times one fp16 a super-block of 256 columns
+};
+
+constexpr int kPanelRows = 16;  // output rows interleaved in one panel
+constexpr int kChunk = 32;      // columns unpacked at a time
+constexpr int kSuper = 256;     // columns of a super-block
+
+struct Format {
+    const char* name;
+    int block;      // columns of one GGUF block
+    int bytes;      // bytes of one GGUF block
+    int bits;       // bits of one code
+    int group;      // columns that share a scale: 16 or 32
+    Scale scale;
+    bool has_min;   // value = scale * code - min
+    int offset;     // value = scale * (code - offset); a power of two, 0 with a minimum
+    bool table;     // the code is looked up in a table of 16 values (stored + 128)
+};
+
+// GGUF block sizes: ggml's format definition (docs/gguf.md and ggml-common.h describe the same bytes).
+inline constexpr Format kFormats[] = {
+    {"F32", 1, 4, 32, 1, Scale::none, false, 0, false},
+    {"F16", 1, 2, 16, 1, Scale::none, false, 0, false},
+    {"BF16", 1, 2, 16, 1, Scale::none, false, 0, false},
+    {"Q8_0", 32, 34, 8, 32, Scale::f16, false, 128, false},
+    {"Q4_0", 32, 18, 4, 32, Scale::f16, false, 8, false},
+    {"Q4_1", 32, 20, 4, 32, Scale::f16, true, 0, false},
+    {"Q5_0", 32, 22, 5, 32, Scale::f16, false, 16, false},
+    {"Q5_1", 32, 24, 5, 32, Scale::f16, true, 0, false},
+    {"Q2_K", 256, 84, 2, 16, Scale::super, true, 0, false},
+    {"Q3_K", 256, 110, 3, 16, Scale::super, false, 4, false},
+    {"Q4_K", 256, 144, 4, 32, Scale::super, true, 0, false},
+    {"Q5_K", 256, 176, 5, 32, Scale::super, true, 0, false},
+    {"Q6_K", 256, 210, 6, 16, Scale::super, false, 32, false},
+    {"IQ4_NL", 32, 18, 4, 32, Scale::f16, false, 128, true},
+    {"IQ4_XS", 256, 136, 4, 32, Scale::super, false, 128, true},
+    {"MXFP4", 32, 17, 4, 32, Scale::bf16, false, 128, true},
+};
+static_assert(sizeof(kFormats) / sizeof(kFormats[0]) == static_cast<size_t>(Type::count));
+
+constexpr const Format& format(Type type) { return kFormats[static_cast<int>(type)]; }
+constexpr bool is_float(Type type) { return format(type).scale == Scale::none; }
+
+// Value tables of the types whose 4-bit codes are looked up.
+inline constexpr int8_t kTableIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+inline constexpr int8_t kTableMXFP4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+constexpr const int8_t* table_of(Type type) { return type == Type::MXFP4 ? kTableMXFP4 : kTableIQ4; }
+
+// One GGUF block taken apart, still exact: value = d * scale[g] * (code - offset) - dmin * min[g].
+struct Block {
+    uint8_t code[kSuper];
+    uint16_t d, dmin;  // fp16 bits (bf16 bits for MXFP4)
+    int8_t scale[16];  // of Scale::super
+    uint8_t min[16];
+};
+
+constexpr size_t align64(size_t n) { return (n + 63) & ~size_t{63}; }
+
+// Byte offsets of the sections inside one packed panel of 16 rows and `cols` columns. Each section runs along
+// the columns, 16 rows side by side, so that one vector lane is one row:
+//   d, dmin   fp16 [cols/group or cols/256][16]
+//   scale     int8 [cols/group][16]           (Scale::super)
+//   min       uint8 [cols/group][16]          (Scale::super with a minimum)
+//   codes     [cols/32][bits][64 bytes]: bit planes of 4, 2 and 1 bits, highest first; a byte of a plane of b bits
+//             holds 8/b codes of its row, 4 columns (one lane) apart
+// Float weights have only `codes`: [cols][16] values.
+struct PanelLayout {
+    size_t d = 0, dmin = 0, scale = 0, min = 0, codes = 0, bytes = 0;
+
+    constexpr PanelLayout(Type type, int cols) {
+        const Format& f = format(type);
+        size_t at = 0;
+        auto section = [&at](size_t& start, size_t size) {
+            start = at;
+            at += align64(size);
+        };
+        const size_t n = static_cast<size_t>(cols);
+        if (f.scale != Scale::none) {
+            const size_t outer = n / (f.scale == Scale::super ? kSuper : f.group);
+            section(d, outer * kPanelRows * 2);
+            section(dmin, f.has_min ? outer * kPanelRows * 2 : 0);
+            const size_t inner = f.scale == Scale::super ? n / f.group : 0;
+            section(scale, inner * kPanelRows);
+            section(min, f.has_min ? inner * kPanelRows : 0);
+        }
+        section(codes, n * kPanelRows * f.bits / 8);
+        bytes = at;
+    }
+};
+
+// A linear weight packed for the kernels: `matrices` (experts; 1 for a plain weight) times `panels` panels.
+struct PackedMatrix {
+    Type type;
+    int matrices, rows, cols;
+    int panels;  // of one matrix: rows rounded up to 16, the padding rows are zero
+    PanelLayout layout;
+    uint8_t* data;
+
+    const uint8_t* panel(int matrix, int index) const {
+        return data + (static_cast<size_t>(matrix) * panels + index) * layout.bytes;
+    }
+};
+
+// Scalar reference: `n` weights of one GGUF row to float32, equal to the bit to the format's definition.
+void dequantize(Type type, const uint8_t* data, size_t n, float* out);
+
+// Takes one GGUF block apart.
+void take_apart(Type type, const uint8_t* data, Block& out);
+
+// Packs panel `index` of the given matrix from GGUF rows (row-major, `rows` x `cols`).
+void pack_panel(const uint8_t* source, const PackedMatrix& matrix, int which, int index);
+
+float half_to_float(uint16_t bits);
+uint16_t float_to_half(float value);
+inline float bfloat_to_float(uint16_t bits) {
+    const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+    float value;
+    __builtin_memcpy(&value, &wide, 4);
+    return value;
+}
+
+}  // namespace localllm

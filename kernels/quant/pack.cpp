@@ -1,0 +1,87 @@
+// Repacks GGUF rows into panels of 16 interleaved rows (see PanelLayout).
+#include <algorithm>
+#include <cstring>
+
+#include "quant/format.h"
+
+namespace localllm {
+
+namespace {
+
+// codes[w][r]: word w of 4 columns of row r. Gathers the bits `shift`..`shift + width` of eight words into a plane.
+void store_plane(const uint32_t (*codes)[kPanelRows], int shift, int width, uint8_t* out) {
+    const int fields = 8 / width;
+    const uint32_t mask = 0x01010101u * ((1u << width) - 1);
+    for (int v = 0; v < width; ++v) {
+        uint32_t words[kPanelRows] = {};
+        for (int f = 0; f < fields; ++f)
+            for (int r = 0; r < kPanelRows; ++r)
+                words[r] |= ((codes[v * fields + f][r] >> shift) & mask) << (f * width);
+        std::memcpy(out + 64 * v, words, 64);
+    }
+}
+
+// One chunk of 32 columns: planes from the highest bits down.
+void store_chunk(const uint32_t (*codes)[kPanelRows], int bits, uint8_t* out) {
+    if (bits == 8) {
+        std::memcpy(out, codes, 8 * 64);
+        return;
+    }
+    for (int plane : {4, 2, 1}) {
+        if (!(bits & plane)) continue;
+        const int below = bits & (plane - 1);
+        store_plane(codes, below, plane, out);
+        out += 64 * plane;
+    }
+}
+
+void pack_float(const uint8_t* source, const PackedMatrix& m, int first, int valid, uint8_t* out) {
+    const size_t size = static_cast<size_t>(format(m.type).bytes);
+    for (int r = 0; r < valid; ++r) {
+        const uint8_t* row = source + static_cast<size_t>(first + r) * m.cols * size;
+        uint8_t* to = out + r * size;
+        if (size == 4)
+            for (int c = 0; c < m.cols; ++c) std::memcpy(to + static_cast<size_t>(c) * 64, row + c * 4, 4);
+        else
+            for (int c = 0; c < m.cols; ++c) std::memcpy(to + static_cast<size_t>(c) * 32, row + c * 2, 2);
+    }
+}
+
+}  // namespace
+
+void pack_panel(const uint8_t* source, const PackedMatrix& m, int which, int index) {
+    const Format& f = format(m.type);
+    const PanelLayout& at = m.layout;
+    uint8_t* out = m.data + (static_cast<size_t>(which) * m.panels + index) * at.bytes;
+    std::memset(out, 0, at.bytes);
+    const int first = index * kPanelRows, valid = std::min(kPanelRows, m.rows - first);
+    const size_t row_bytes = static_cast<size_t>(m.cols) / f.block * f.bytes;
+    source += static_cast<size_t>(which) * m.rows * row_bytes;
+    if (is_float(m.type)) return pack_float(source, m, first, valid, out + at.codes);
+
+    const bool super = f.scale == Scale::super;
+    const int groups = f.block / f.group;
+    alignas(64) uint32_t codes[kSuper / 4][kPanelRows] = {};
+    Block block;
+    for (int b = 0; b < m.cols / f.block; ++b) {
+        for (int r = 0; r < valid; ++r) {
+            take_apart(m.type, source + (first + r) * row_bytes + static_cast<size_t>(b) * f.bytes, block);
+            for (int w = 0; w < f.block / 4; ++w) std::memcpy(&codes[w][r], block.code + 4 * w, 4);
+            const size_t slot = (static_cast<size_t>(b) * kPanelRows + r) * 2;
+            std::memcpy(out + at.d + slot, &block.d, 2);
+            if (f.has_min) std::memcpy(out + at.dmin + slot, &block.dmin, 2);
+            if (!super) continue;
+            for (int g = 0; g < groups; ++g) {
+                const size_t cell = (static_cast<size_t>(b) * groups + g) * kPanelRows + r;
+                out[at.scale + cell] = static_cast<uint8_t>(block.scale[g]);
+                if (f.has_min) out[at.min + cell] = block.min[g];
+            }
+        }
+        const size_t chunk_bytes = 64 * static_cast<size_t>(f.bits);
+        for (int c = 0; c < f.block / kChunk; ++c)
+            store_chunk(codes + c * 8, f.bits,
+                        out + at.codes + (static_cast<size_t>(b) * (f.block / kChunk) + c) * chunk_bytes);
+    }
+}
+
+}  // namespace localllm

@@ -1,0 +1,54 @@
+#include "runtime/memory.h"
+
+#include <cstring>
+
+#ifdef _WIN32
+#include <malloc.h>
+#else
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace localllm {
+
+namespace {
+constexpr size_t kHugePage = size_t{2} << 20;
+}
+
+#ifdef _WIN32
+Memory::Memory(size_t bytes) : bytes_(bytes) {
+    if (!bytes) return;
+    data_ = static_cast<uint8_t*>(_aligned_malloc(bytes, 64));
+    if (!data_) throw std::bad_alloc();
+    std::memset(data_, 0, bytes);
+}
+Memory::~Memory() { _aligned_free(data_); }
+#else
+// mmap gives zeroed pages that cost nothing until touched; the start is moved up to a huge page's boundary.
+Memory::Memory(size_t bytes) : bytes_(bytes) {
+    if (!bytes) return;
+    if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
+    const bool huge = bytes >= 4 * kHugePage;
+    const size_t mapped = bytes + (huge ? kHugePage : 0);
+    void* start = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED) throw std::bad_alloc();
+    auto address = reinterpret_cast<uintptr_t>(start);
+    if (huge) {
+        const uintptr_t aligned = (address + kHugePage - 1) & ~(kHugePage - 1);
+        if (aligned > address) munmap(start, aligned - address);
+        const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+        const uintptr_t end = (aligned + bytes + page - 1) & ~(page - 1);
+        if (address + mapped > end) munmap(reinterpret_cast<void*>(end), address + mapped - end);
+        address = aligned;
+#ifdef MADV_HUGEPAGE
+        madvise(reinterpret_cast<void*>(address), bytes, MADV_HUGEPAGE);
+#endif
+    }
+    data_ = reinterpret_cast<uint8_t*>(address);
+}
+Memory::~Memory() {
+    if (data_) munmap(data_, bytes_);
+}
+#endif
+
+}  // namespace localllm

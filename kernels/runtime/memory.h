@@ -1,0 +1,33 @@
+// Owned, zeroed, 64-byte aligned memory; large blocks ask for huge pages where the system has them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+namespace localllm {
+
+class Memory {
+  public:
+    Memory() = default;
+    explicit Memory(size_t bytes);
+    Memory(Memory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    Memory& operator=(Memory&& other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(bytes_, other.bytes_);
+        return *this;
+    }
+    ~Memory();
+    uint8_t* data() const { return data_; }
+    template <class T>
+    T* as() const { return reinterpret_cast<T*>(data_); }
+    size_t bytes() const { return bytes_; }
+
+  private:
+    uint8_t* data_ = nullptr;
+    size_t bytes_ = 0;
+};
+
+}  // namespace localllm

@@ -1,0 +1,84 @@
+// The native operations: localllm/ops/spec.py gives their meaning. Ids are validated by whoever builds them.
+#pragma once
+
+#include <vector>
+
+#include "runtime/program.h"
+
+namespace localllm {
+
+struct Embed final : Operation {
+    int out;
+    float scale;
+    Table table;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+struct Norm final : Operation {
+    int out, x, width, group;
+    float eps;
+    const float* weight;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+// Several weights on one input; with `accumulate` the outputs are added to.
+struct Linear final : Operation {
+    struct Target {
+        const PackedMatrix* weight;
+        int out;
+        const float* bias;  // null: none
+    };
+    int x;
+    bool accumulate;
+    std::vector<Target> targets;
+    size_t scratch(int rows) const override;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+// In place. Rotates the first 2 * pairs dimensions of each head.
+struct Rope final : Operation {
+    int x, heads, head_dim, pairs, rotation;
+    bool interleaved;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+struct Attention final : Operation {
+    int out, q, k, v, layer, heads, kv_heads, head_dim, window;
+    float scale, softcap;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+struct GatedAct final : Operation {
+    int out, gate, up, width;
+    Activation kind;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+struct Add final : Operation {
+    int out, a, b, width;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+struct Softcap final : Operation {
+    int x, width;
+    float cap;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+struct Select final : Operation {
+    int out, x, width;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+// Mixture of experts: softmax over the router's logits, the `used` best experts of each row, their outputs weighted.
+struct Experts final : Operation {
+    int out, x, used;
+    bool normalise;
+    float scale;
+    Activation kind;
+    const PackedMatrix *router, *gate, *up, *down;
+    size_t scratch(int rows) const override;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+}  // namespace localllm

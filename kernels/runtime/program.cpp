@@ -1,0 +1,78 @@
+#include "runtime/program.h"
+
+#include <cmath>
+
+#include "runtime/operations.h"
+
+namespace localllm {
+
+int Program::add_weight(Type type, int matrices, int rows, int cols, const uint8_t* data) {
+    const int panels = (rows + kPanelRows - 1) / kPanelRows;
+    PackedMatrix packed{type, matrices, rows, cols, panels, PanelLayout(type, cols), nullptr};
+    Memory memory(packed.layout.bytes * panels * matrices);
+    packed.data = memory.data();
+    const int total = panels * matrices;
+    std::atomic<int> next{0};
+    pool.run([&](Team&) {
+        for (int i = next.fetch_add(1); i < total; i = next.fetch_add(1)) pack_panel(data, packed, i / panels, i % panels);
+    });
+    weights.push_back(packed);
+    weight_memory.push_back(std::move(memory));
+    return static_cast<int>(weights.size()) - 1;
+}
+
+void Program::add(std::unique_ptr<Operation> operation) {
+    if (dynamic_cast<const Select*>(operation.get())) selected_ = true;
+    operation->on_selected = selected_;
+    operation->counter = 2 * static_cast<int>(operations.size());
+    operations.push_back(std::move(operation));
+    counters_ = std::make_unique<std::atomic<int>[]>(2 * operations.size());
+}
+
+void Program::run(Step& step) {
+    size_t scratch = 0, floats = 0;
+    for (const auto& operation : operations) scratch = std::max(scratch, operation->scratch(step.rows));
+    if (scratch > scratch_.bytes()) scratch_ = Memory(scratch);
+    for (int width : widths) floats += align64(static_cast<size_t>(width) * step.rows);
+    if (floats * sizeof(float) > arena_.bytes()) arena_ = Memory(floats * sizeof(float));
+    step.scratch = scratch_.data();
+    step.buffers.clear();
+    floats = 0;
+    for (int width : widths) {
+        step.buffers.push_back(arena_.as<float>() + floats);
+        floats += align64(static_cast<size_t>(width) * step.rows);
+    }
+    for (size_t i = 0; i < 2 * operations.size(); ++i) counters_[i].store(0, std::memory_order_relaxed);
+    step.counters = counters_.get();
+    step.rotations.resize(rotations.size());
+    for (size_t i = 0; i < rotations.size(); ++i)
+        step.rotations[i].resize(vectors[rotations[i].frequencies].size() * 2 * step.rows);
+
+    pool.run([&](Team& team) {
+        const auto [begin, end] = team.share(step.rows);
+        for (size_t i = 0; i < rotations.size(); ++i) {
+            const auto& inverse = vectors[rotations[i].frequencies];
+            const float scale = rotations[i].scale;
+            float* out = step.rotations[i].data() + begin * inverse.size() * 2;
+            for (int64_t row = begin; row < end; ++row)
+                for (float f : inverse) {
+                    const float angle = static_cast<float>(step.positions[row]) * f;
+                    *out++ = std::cos(angle) * scale;
+                    *out++ = std::sin(angle) * scale;
+                }
+        }
+        team.barrier();
+        for (size_t i = 0; i < operations.size(); ++i) {
+            operations[i]->run(kernels, step, team);
+            if (i + 1 < operations.size()) team.barrier();
+        }
+    });
+}
+
+size_t Program::weight_bytes() const {
+    size_t total = 0;
+    for (const auto& memory : weight_memory) total += memory.bytes();
+    return total;
+}
+
+}  // namespace localllm

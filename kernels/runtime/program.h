@@ -1,0 +1,90 @@
+// A flat program of operations on activation buffers, run in one call per step by all threads together.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "attention/cache.h"
+#include "isa/kernels.h"
+#include "runtime/memory.h"
+#include "runtime/thread_pool.h"
+
+namespace localllm {
+
+// The rows of one sequence in a batch: `length` rows from batch row `start`, after `past` cached tokens.
+struct Span {
+    int start, length, past;
+    const int32_t* table;
+};
+
+// What one step works on. Buffers are float [rows][width].
+struct Step {
+    const Cache* cache = nullptr;
+    int rows = 0;
+    const int32_t* tokens = nullptr;
+    std::vector<Span> spans;
+    std::vector<int32_t> positions;  // [rows]
+    const int32_t* selected = nullptr;
+    int selected_rows = 0;
+    std::vector<float*> buffers;
+    uint8_t* scratch = nullptr;                  // of the running operation, shared by the threads
+    std::vector<std::vector<float>> rotations;   // one a Rope operation that owns it: [rows][pairs][cos, sin]
+    std::atomic<int>* counters = nullptr;        // zero at the start of the step
+};
+
+class Operation {
+  public:
+    virtual ~Operation() = default;
+    // Bytes of shared scratch for a step of that many rows.
+    virtual size_t scratch(int /*rows*/) const { return 0; }
+    virtual void run(const Kernels& kernels, const Step& step, Team& team) const = 0;
+
+    bool on_selected = false;  // works on the selected rows only
+    int counter = 0;           // first of this operation's two work counters
+    int rows(const Step& step) const { return on_selected ? step.selected_rows : step.rows; }
+};
+
+// Rows of an embedding, read in place from the file's bytes.
+struct Table {
+    Type type;
+    int rows, cols;
+    const uint8_t* data;
+};
+
+struct RotationSpec {
+    int frequencies;  // id of a vector of inverse frequencies
+    float scale;
+};
+
+class Program {
+  public:
+    explicit Program(int threads) : pool(threads), kernels(localllm::kernels()) {}
+
+    ThreadPool pool;
+    const Kernels& kernels;
+    std::vector<PackedMatrix> weights;
+    std::vector<Memory> weight_memory;
+    std::vector<Table> tables;
+    std::vector<std::vector<float>> vectors;
+    std::vector<int> widths;  // of the buffers
+    std::vector<std::unique_ptr<Operation>> operations;
+    std::vector<RotationSpec> rotations;
+    std::vector<std::pair<std::string, int>> outputs;  // name, buffer
+
+    // Packs a weight on all threads; returns its id.
+    int add_weight(Type type, int matrices, int rows, int cols, const uint8_t* data);
+    // Adds an operation; `on_selected` is set once a Select has been added.
+    void add(std::unique_ptr<Operation> operation);
+    void run(Step& step);
+    size_t weight_bytes() const;
+
+  private:
+    bool selected_ = false;
+    Memory arena_, scratch_;
+    std::unique_ptr<std::atomic<int>[]> counters_;
+    friend class Select;
+};
+
+}  // namespace localllm
