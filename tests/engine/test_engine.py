@@ -1,0 +1,339 @@
+from contextlib import closing, suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from localllm.decoding import GenerationParams
+from localllm.engine.engine import Engine
+from localllm.errors import ContextFullError, LocalLLMError, UsageError
+from tests.engine.fakes import (
+    EOG,
+    FakeRunner,
+    check_no_leak,
+    expected_tokens,
+    fake_engine,
+    fake_logits,
+    greedy,
+    ids,
+)
+
+PROMPT = [5, 9, 2, 33, 41, 7, 7, 8, 12, 50, 3]
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 4, 32])
+@pytest.mark.parametrize("budget", [1, 3, 512])
+@pytest.mark.parametrize("kv_cache", [True, False])
+def test_same_answer_whatever_the_pages_and_chunks(page_size, budget, kv_cache):
+    engine = fake_engine(64, page_size=page_size, budget=budget, kv_cache=kv_cache)
+    assert ids(engine.generate(PROMPT, greedy(20))) == expected_tokens(PROMPT, 20)
+    check_no_leak(engine)
+
+
+def test_chunks_respect_the_budget_and_only_the_last_draws():
+    engine = fake_engine(256, budget=16)
+    prompt = [(7 * i) % 60 for i in range(50)]
+    assert ids(engine.generate(prompt, greedy(3))) == expected_tokens(prompt, 3)
+    batches = engine.runner.batches
+    assert [len(batch.tokens) for batch in batches] == [16, 16, 16, 2, 1, 1]
+    assert [len(batch.rows) for batch in batches] == [0, 0, 0, 1, 1, 1]
+
+
+def test_without_the_cache_every_token_is_computed_again():
+    engine = fake_engine(64, kv_cache=False)
+    list(engine.generate(PROMPT, greedy(3)))
+    assert [len(batch.tokens) for batch in engine.runner.batches] == [11, 12, 13]
+    list(engine.generate(PROMPT, greedy(1)))
+    assert engine.last_stats.cached_tokens == 0
+
+
+def test_interleaved_answers_share_their_steps():
+    engine = fake_engine(128)
+    prompts = [PROMPT, PROMPT[::-1], [1], PROMPT[:4] + [60] * 20]
+    answers = [engine.generate(prompt, greedy(15)) for prompt in prompts]
+    found = [[next(answer).id] for answer in answers]
+    for _ in range(14):
+        for answer, tokens in zip(answers, found, strict=True):
+            tokens.append(next(answer).id)
+    assert found == [expected_tokens(prompt, 15) for prompt in prompts]
+    assert max(len(batch.lengths) for batch in engine.runner.batches) > 1
+    for answer in answers:
+        answer.close()
+    check_no_leak(engine)
+
+
+def test_preemption_loses_nothing():
+    engine = fake_engine(64, pages=16, page_size=4, budget=8)
+    prompts = [[i, *PROMPT] for i in range(6)]  # 6 x 41 tokens in 64 places
+    answers = [engine.generate(prompt, greedy(30)) for prompt in prompts]
+    found = [[next(answer).id] for answer in answers]
+    for answer, tokens in zip(answers, found, strict=True):
+        tokens += ids(answer)
+    assert found == [expected_tokens(prompt, 30) for prompt in prompts]
+    check_no_leak(engine)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_any_traffic_gives_every_caller_its_own_answer(data):
+    page_size = data.draw(st.sampled_from([1, 2, 4, 8]), "page size")
+    context = 48
+    engine = fake_engine(
+        context,
+        pages=context // page_size + data.draw(st.integers(0, 10), "more pages"),
+        page_size=page_size,
+        budget=data.draw(st.integers(1, 40), "budget"),
+        kv_cache=data.draw(st.booleans(), "cache"),
+    )
+    texts = st.lists(st.integers(0, 3), min_size=1, max_size=30)
+    prompts = data.draw(st.lists(texts, min_size=1, max_size=8), "prompts")
+    counts = [data.draw(st.integers(1, context - len(prompt))) for prompt in prompts]
+    answers = [
+        engine.generate(prompt, greedy(count))
+        for prompt, count in zip(prompts, counts, strict=True)
+    ]
+    found = [[] for _ in prompts]
+    alive = set(range(len(prompts)))
+    while alive:
+        one = data.draw(st.sampled_from(sorted(alive)), "next")
+        if data.draw(st.integers(0, 30)) == 0:
+            answers[one].close()
+            alive.remove(one)
+            counts[one] = len(found[one])
+            continue
+        for _ in range(data.draw(st.integers(1, 20))):
+            token = next(answers[one], None)
+            if token is None:
+                alive.discard(one)
+                break
+            found[one].append(token.id)
+    for prompt, count, tokens in zip(prompts, counts, found, strict=True):
+        assert tokens == expected_tokens(prompt, count)
+    check_no_leak(engine)
+
+
+def test_forks_diverge_copy_on_write():
+    """Two sequences on shared pages, as beams and n > 1 will make them."""
+    from localllm.decoding import Sampler, TextStream
+    from localllm.engine.sequence import Sequence
+    from localllm.tokenize import StreamingDetokenizer
+
+    engine = fake_engine(128)
+    scheduler = engine._scheduler
+
+    def sequence(tokens, params):
+        stream = TextStream(StreamingDetokenizer(engine.tokenizer))
+        return Sequence(tokens, params, Sampler(params, 64, tokens), stream)
+
+    parent = sequence(PROMPT[:10], greedy(30))
+    scheduler.add(parent)
+    engine.step()
+    twins = []
+    for token in (1, 2, 3):
+        twin = sequence([*PROMPT[:10], token], greedy(12))
+        twin.table = scheduler.pool.fork(parent.table)
+        twin.computed = parent.computed
+        scheduler.running.append(twin)
+        twins.append(twin)
+    while scheduler.running:
+        engine.step()
+    assert parent.tokens[10:] == expected_tokens(PROMPT[:10], 30)
+    for token, twin in zip((1, 2, 3), twins, strict=True):
+        assert twin.tokens[11:] == expected_tokens([*PROMPT[:10], token], 12)
+    check_no_leak(engine)
+
+
+def test_the_next_turn_reuses_the_pages_of_the_last():
+    engine = fake_engine(256, page_size=4)
+    answer = ids(engine.generate(PROMPT, greedy(9)))
+    assert engine.last_stats.cached_tokens == 0
+    turn = [*PROMPT, *answer, 4, 4, 4]  # 19 of its tokens were computed
+    assert ids(engine.generate(turn, greedy(5))) == expected_tokens(turn, 5)
+    assert engine.last_stats.cached_tokens == 16
+    assert ids(engine.generate(PROMPT[:8], greedy(5))) == expected_tokens(PROMPT[:8], 5)
+    assert engine.last_stats.cached_tokens == 4  # one token at least is computed
+    check_no_leak(engine)
+
+
+def test_max_tokens_and_length():
+    engine = fake_engine()
+    tokens = list(engine.generate(PROMPT, greedy(4)))
+    assert [token.finish_reason for token in tokens] == [None, None, None, "length"]
+    assert not tokens[-1].context_full
+    assert engine.last_stats.finish_reason == "length"
+
+
+def test_a_full_context_says_so():
+    engine = fake_engine(16)
+    tokens = list(engine.generate(PROMPT, greedy(100)))
+    assert len(tokens) == 5
+    assert tokens[-1].finish_reason == "length"
+    assert tokens[-1].context_full
+    assert engine.last_stats.context_full
+    assert ids(tokens) == expected_tokens(PROMPT, 5)
+    check_no_leak(engine)
+
+
+@pytest.mark.parametrize("length", [16, 17, 300])
+def test_a_prompt_without_room_gives_both_numbers(length):
+    engine = fake_engine(16)
+    with pytest.raises(ContextFullError, match=rf"{length} tokens long; the context holds 16"):
+        engine.generate([1] * length, greedy(1))
+    assert len(list(engine.generate([1] * 15, greedy(10)))) == 1
+
+
+def test_hostile_prompts():
+    engine = fake_engine()
+    with pytest.raises(UsageError, match="empty"):
+        engine.generate([], greedy(1))
+    for token in (-1, 64, 10**12):
+        with pytest.raises(UsageError, match=f"token id {token}: must be >= 0 and < 64"):
+            engine.generate([1, token], greedy(1))
+    with pytest.raises(UsageError, match="--logit-bias 64"):
+        engine.generate([1], greedy(1, logit_bias={64: 1.0}))
+    check_no_leak(engine)
+
+
+def test_end_of_generation_is_a_stop_without_text():
+    engine = fake_engine()
+    params = GenerationParams(temperature=0, logit_bias={EOG: 100.0})
+    (token,) = engine.generate(PROMPT, params)
+    assert (token.id, token.text, token.finish_reason) == (EOG, "", "stop")
+    assert len(list(engine.generate(PROMPT, greedy(3, logit_bias={EOG: 100.0})))) == 3
+
+
+def test_text_comes_in_whole_characters():
+    engine = fake_engine()
+    only = GenerationParams(temperature=0, max_tokens=3, logit_bias={0: 50.0})
+    tokens = list(engine.generate(PROMPT, only))  # token 0 is the first byte of two
+    assert "".join(token.text for token in tokens) == "\ufffd\ufffd\ufffd"
+    assert tokens[0].text == ""
+
+
+def test_stop_sequences_end_the_answer_before_them():
+    text = "".join(token.text for token in fake_engine().generate(PROMPT, greedy(12)))
+    stop = text[5:8]
+    engine = fake_engine()
+    tokens = list(engine.generate(PROMPT, greedy(100, stop=("nothing", stop))))
+    assert "".join(token.text for token in tokens) == text[: text.index(stop)]
+    assert tokens[-1].finish_reason == "stop"
+    check_no_leak(engine)
+
+
+def test_held_text_is_shown_when_the_answer_ends_first():
+    text = "".join(token.text for token in fake_engine().generate(PROMPT, greedy(12)))
+    tokens = list(fake_engine().generate(PROMPT, greedy(12, stop=(text[-3:] + "!",))))
+    assert "".join(token.text for token in tokens) == text
+    assert tokens[-1].finish_reason == "length"
+
+
+def test_closing_gives_the_pages_back():
+    engine = fake_engine()
+    with closing(engine.generate(PROMPT, greedy(50))) as answer:
+        next(answer)
+        assert engine._scheduler.pool.available < engine.runner.pages
+    check_no_leak(engine)
+    engine.generate(PROMPT, greedy(50)).close()  # never begun
+    check_no_leak(engine)
+
+
+def test_same_seed_same_text_and_company_does_not_matter():
+    def answer(engine, seed):
+        return ids(engine.generate(PROMPT, GenerationParams(seed=seed, max_tokens=30)))
+
+    alone = answer(fake_engine(), 5)
+    assert alone == answer(fake_engine(), 5) != answer(fake_engine(), 6)
+    engine = fake_engine(budget=7)
+    other = engine.generate([1, 2, 3], GenerationParams(seed=1))
+    next(other)
+    assert answer(engine, 5) == alone
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom"), MemoryError()])
+def test_a_step_that_breaks_off_leaves_the_engine_usable(error):
+    engine = fake_engine()
+    answer, other = (engine.generate(prompt, greedy(50)) for prompt in (PROMPT, PROMPT[::-1]))
+    next(answer)
+    next(other)
+    engine.runner.fail = error
+    with pytest.raises(type(error)):
+        list(answer)
+    with pytest.raises(LocalLLMError if isinstance(error, KeyboardInterrupt) else type(error)):
+        list(other)
+    check_no_leak(engine)
+    assert ids(engine.generate(PROMPT, greedy(20))) == expected_tokens(PROMPT, 20)
+    assert engine.last_stats.cached_tokens == 8  # what was known still is
+
+
+@pytest.mark.parametrize("name", ["writable", "register", "release", "match"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_anywhere_in_the_bookkeeping_is_survived(name, when, monkeypatch):
+    for step in range(6):
+        engine = fake_engine(64, page_size=2, budget=4)
+        pool = engine._scheduler.pool
+        method = getattr(pool, name)
+        calls = []
+
+        def interrupted(*arguments, method=method, calls=calls, step=step):
+            calls.append(name)
+            if len(calls) == step + 1 and when == "before":
+                raise KeyboardInterrupt
+            result = method(*arguments)
+            if len(calls) == step + 1:
+                raise KeyboardInterrupt
+            return result
+
+        monkeypatch.setattr(pool, name, interrupted)
+        answer = engine.generate(PROMPT, greedy(10))
+        with suppress(KeyboardInterrupt):
+            list(answer)
+        monkeypatch.setattr(pool, name, method)
+        assert ids(engine.generate(PROMPT, greedy(20))) == expected_tokens(PROMPT, 20)
+        check_no_leak(engine)
+
+
+def test_useless_logits_end_their_own_sequence_only():
+    engine = fake_engine()
+    step = engine.runner.step
+
+    def spoiled(batch):
+        logits = step(batch)
+        if len(logits) == 2 and len(engine.runner.batches) > 4:
+            logits[1] = np.nan
+        return logits
+
+    engine.runner.step = spoiled
+    good, bad = (engine.generate(prompt, greedy(10)) for prompt in (PROMPT, [1, 2]))
+    first = [next(good).id]
+    next(bad)
+    with pytest.raises(LocalLLMError, match="not usable"):
+        list(bad)
+    assert first + ids(good) == expected_tokens(PROMPT, 10)
+    check_no_leak(engine)
+
+
+def test_logits_after_every_token():
+    engine = fake_engine(64, page_size=4)
+    text = [i % 50 for i in range(64)]
+    found = np.concatenate(list(engine.logits(text, rows=10)))
+    np.testing.assert_array_equal(found, [fake_logits(text[: i + 1]) for i in range(64)])
+    with pytest.raises(ContextFullError):
+        list(engine.logits([*text, 1]))
+    check_no_leak(engine)
+
+
+def test_stats_add_up():
+    engine = fake_engine()
+    list(engine.generate(PROMPT, greedy(10)))
+    stats = engine.last_stats
+    assert (stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens) == (11, 0, 10)
+    assert stats.prefill_seconds > 0
+    assert stats.decode_seconds > 0
+    assert stats.prefill_tokens_per_second == 11 / stats.prefill_seconds
+    assert stats.decode_tokens_per_second == 9 / stats.decode_seconds
+
+
+def test_a_pool_smaller_than_the_context_is_refused():
+    with pytest.raises(ValueError, match="do not hold"):
+        Engine(FakeRunner(2, 4), None, None, None, context=9)
