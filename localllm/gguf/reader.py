@@ -22,6 +22,8 @@ __all__ = ["GGUFFile", "StringArray", "TensorInfo"]
 T = TypeVar("T")
 D = TypeVar("D")
 
+_MAX_TENSORS = 1 << 18
+_MAX_KEYS = 1 << 16
 _MAX_DIMENSIONS = 4
 _MAX_ALIGNMENT = 1 << 20
 _SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -157,7 +159,7 @@ def _map_file(path: Path) -> Bytes:
         raise ModelFileError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ModelFileError(f"{shown(str(path))}: cannot be read: {reason}") from None
+        raise ModelFileError(f"{path}: cannot be read: {reason}") from None
     return np.frombuffer(mapped, np.uint8)
 
 
@@ -179,11 +181,11 @@ _OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
 
 
 def _looks_like(head: bytes) -> str:
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
+        return "a safetensors file"
     for magic, what in _OTHER_FORMATS:
         if head.lower().startswith(magic.lower()):
             return what
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
-        return "a safetensors file"
     if head.lstrip()[:1] in (b"{", b"["):
         return "a JSON file"
     return ""
@@ -302,9 +304,14 @@ def _read_file(path: Path) -> GGUFFile:
     version = _read_header(cursor, path)
     tensor_count = cursor.u64("tensor count")
     metadata_count = cursor.u64("metadata count")
-    # the least that can follow: a tensor of no dimensions (24 bytes), a key with a byte (13)
-    cursor.need(tensor_count, 24, "tensor count")
-    cursor.need(metadata_count, 13, "metadata count")
+    # the least that can follow: a tensor of no dimensions (25 bytes), a key with a byte (14)
+    for count, least, most, label in (
+        (tensor_count, 25, _MAX_TENSORS, "tensor count"),
+        (metadata_count, 14, _MAX_KEYS, "metadata count"),
+    ):
+        cursor.need(count, least, label)
+        if count > most:
+            raise cursor.fail(label, f"{count}; at most {most} are read")
     metadata = _read_metadata(cursor, metadata_count)
     alignment = metadata.get("general.alignment", 32)
     if not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):

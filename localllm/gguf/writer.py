@@ -42,8 +42,8 @@ def write_gguf(
         path: where to; an existing file is replaced.
         metadata: values by key, with ``general.architecture`` among them. A plain int is written as
             the first of uint32, int32, uint64, int64 that holds it, in a list as int32 or int64; a
-            float as float32; numpy scalars and arrays as what they are. Empty arrays are left out:
-            the package refuses them.
+            float as float32; numpy scalars and arrays as what they are, but inside a list of
+            arrays as int32 or float32. Empty arrays are left out: the package refuses them.
         tensors: by name, in the order to write: stored bytes with type and shape, or a numpy array
             of float32, float16, float64 or a signed integer type, stored as it is.
     """
@@ -54,7 +54,7 @@ def write_gguf(
     writer = GGUFWriter(part, metadata["general.architecture"])
     writer.data_alignment = metadata.get("general.alignment", writer.data_alignment)
     for key, value in metadata.items():
-        if key == "general.architecture" or (is_array(value) and not len(value)):
+        if key == "general.architecture" or (_is_array(value) and not len(value)):
             continue
         kind, element_kind, plain = _value_type(key, value)
         writer.add_key_value(
@@ -82,7 +82,7 @@ def write_gguf(
         part.unlink(missing_ok=True)
 
 
-def is_array(value: Any) -> bool:
+def _is_array(value: Any) -> bool:
     """Whether a metadata value is written as an array."""
     return isinstance(value, list | tuple | np.ndarray | StringArray)
 
@@ -91,7 +91,11 @@ def _value_type(key: str, value: Any) -> tuple[str, str, Any]:
     """GGUF's names for the type of `value` and of its elements, and the value as plain Python."""
     if isinstance(value, np.ndarray):
         return "ARRAY", _NUMPY_VALUE_TYPES[value.dtype.name], value.tolist()
-    if is_array(value):
+    if isinstance(value, StringArray):
+        return "ARRAY", "STRING", value
+    if _is_array(value) and all(_is_array(part) for part in value):
+        return "ARRAY", "ARRAY", [_value_type(key, part)[2] for part in value]
+    if _is_array(value):
         return "ARRAY", _element_type(key, value), value
     if isinstance(value, np.generic):
         return _NUMPY_VALUE_TYPES[value.dtype.name], "", value.item()
@@ -107,7 +111,7 @@ def _value_type(key: str, value: Any) -> tuple[str, str, Any]:
 
 
 def _element_type(key: str, values: Sequence[Any]) -> str:
-    if isinstance(values, StringArray) or all(isinstance(value, str | bytes) for value in values):
+    if all(isinstance(value, str | bytes) for value in values):
         return "STRING"
     if all(isinstance(value, bool) for value in values):
         return "BOOL"
