@@ -161,8 +161,12 @@ def read_config(file: GGUFFile) -> ModelConfig:
     kv_heads = keys.uniform("attention.head_count_kv", layers, heads)
     if heads % kv_heads:
         raise keys.fail("attention.head_count_kv", f"{kv_heads} does not divide {heads} heads")
-    head_dim = keys.integer("attention.key_length", max(width // heads, 1), high=4096)
-    value_dim = keys.integer("attention.value_length", max(width // heads, 1), high=4096)
+    head_dim = keys.integer("attention.key_length", max(width // heads, 1))
+    value_dim = keys.integer("attention.value_length", max(width // heads, 1))
+    if head_dim % 16 or head_dim > 512:
+        raise keys.fail(
+            "attention.key_length", f"heads of {head_dim} are not supported (16 to 512 in 16s are)"
+        )
     if value_dim != head_dim:
         raise keys.fail(
             "attention.value_length", f"{value_dim}, but keys are {head_dim} wide: not supported"

@@ -61,6 +61,7 @@ class _Recorder:
     def __init__(self) -> None:
         self.instructions: list[Instruction] = []
         self.widths: list[int] = []
+        self._selecting = False
 
     def embed(self, table: Weight, scale: float = 1.0) -> Value:
         out = self._value(table.shape[1], selected=False)
@@ -115,6 +116,7 @@ class _Recorder:
 
     def select(self, x: Value) -> Value:
         _expect(not x.selected, "select of selected rows")
+        self._selecting = True
         out = self._value(x.width, selected=True)
         return self._add(Select(out.buffer, x.buffer), out)
 
@@ -127,6 +129,8 @@ class _Recorder:
         self.instructions.append(Output(name, x.buffer))
 
     def _value(self, width: int, selected: bool) -> Value:
+        # the core computes selected rows only from the first select on
+        _expect(selected or not self._selecting, "all rows after a select")
         self.widths.append(width)
         return Value(len(self.widths) - 1, width, selected)
 
@@ -270,7 +274,7 @@ def _in_place(instruction: Instruction) -> list[tuple[int, tuple[int, ...]]]:
     """Results that may stand where an input stood: (result, the inputs to try in order)."""
     if isinstance(instruction, Linear) and instruction.residual is not None:
         return [(instruction.outs[0], (instruction.residual,))]
-    if isinstance(instruction, Rotate | Softcap):
+    if isinstance(instruction, Norm | Rotate | Softcap):
         return [(instruction.out, (instruction.x,))]
     if isinstance(instruction, GatedAct):
         return [(instruction.out, (instruction.gate, instruction.up))]
