@@ -203,7 +203,7 @@ def _by_threes(runs: regex.Pattern[str]) -> Splitter:
 
 
 def _before_threes(text: str) -> list[str]:
-    """Cuts before every third digit from the end of each run of them (``(?=(\d{3})+(?!\d))``)."""
+    """Cuts before every third digit from the end of each run of digits."""
     pieces, start = [], 0
     for match in re.finditer("[0-9]+", text):
         low, high = match.span()
