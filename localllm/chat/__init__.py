@@ -1,0 +1,1 @@
+"""Conversations: templates, reasoning, history and the interactive session."""

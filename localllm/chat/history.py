@@ -1,0 +1,92 @@
+"""A conversation: what was said, in the form that templates read and files keep."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from localllm.errors import LocalLLMError
+
+_FORMAT = "localllm-conversation"
+_ROLES = frozenset({"user", "assistant", "tool"})
+
+
+class Conversation:
+    """Messages in turn, under an optional system prompt."""
+
+    def __init__(self, system: str | None = None) -> None:
+        self.system = system
+        self.turns: list[dict[str, Any]] = []
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """All messages, the system prompt first."""
+        head = [{"role": "system", "content": self.system}] if self.system else []
+        return [*head, *self.turns]
+
+    def ask(self, text: str) -> None:
+        """Add what the user says."""
+        self.turns.append({"role": "user", "content": text})
+
+    def answer(self, content: str, reasoning: str = "") -> None:
+        """Add what the model answered."""
+        turn = {"role": "assistant", "content": content}
+        if reasoning:
+            turn["reasoning_content"] = reasoning
+        self.turns.append(turn)
+
+    def undo(self) -> str | None:
+        """Take back the last question and what followed it; None where there is none."""
+        for index in range(len(self.turns) - 1, -1, -1):
+            if self.turns[index]["role"] == "user":
+                text = str(self.turns[index]["content"])
+                del self.turns[index:]
+                return text
+        return None
+
+    def clear(self) -> None:
+        """Forget every message; the system prompt stays."""
+        self.turns.clear()
+
+    def save(self, path: Path, model: str = "") -> None:
+        """Write the conversation as JSON; an existing file is replaced whole or not at all."""
+        document = {
+            "format": _FORMAT,
+            "version": 1,
+            "model": model,
+            "system": self.system,
+            "messages": self.turns,
+        }
+        beside = path.with_name(path.name + ".part")
+        try:
+            beside.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", "utf-8")
+            os.replace(beside, path)
+        except OSError as error:
+            raise LocalLLMError(f"cannot save {path}: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Conversation:
+        """Read a saved conversation.
+
+        Raises:
+            LocalLLMError: the file cannot be read or is not a conversation; says what is wrong.
+        """
+        try:
+            document = json.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise LocalLLMError(f"cannot load {path}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise LocalLLMError(f"{path} is not a saved conversation: {error}") from error
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise LocalLLMError(f"{path} is not a saved conversation: no format {_FORMAT!r}")
+        system = document.get("system")
+        conversation = cls(system if isinstance(system, str) else None)
+        turns = document.get("messages")
+        for number, turn in enumerate(turns if isinstance(turns, list) else [None], 1):
+            known = isinstance(turn, dict) and turn.get("role") in _ROLES
+            if not known or not isinstance(turn.get("content"), str):
+                raise LocalLLMError(f"{path}: message {number} has no known role or no text")
+            conversation.turns.append(turn)
+        return conversation

@@ -1,0 +1,158 @@
+"""From a conversation to an answer: the prompt, the engine, and the stream split into its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from localllm.chat.reasoning import ReasoningParser
+from localllm.chat.template import ChatTemplate, Message, RefusedError, load_template
+from localllm.decoding.params import GenerationParams
+from localllm.tokenize.base import Tokenizer
+
+
+class Token(Protocol):
+    """What an engine yields."""
+
+    id: int
+    text: str
+    finish_reason: str | None
+
+
+class Engine(Protocol):
+    """What a chat needs of `localllm.engine.Engine`."""
+
+    tokenizer: Tokenizer
+    context: int
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own template."""
+
+    @property
+    def last_stats(self) -> Any:
+        """Counts and times of the last answer."""
+
+    def generate(self, prompt: Sequence[int], params: GenerationParams) -> Iterator[Any]:
+        """Tokens of an answer."""
+
+
+class Answer:
+    """An answer while it is made: iterate for (reasoning, content) pieces, then read the fields.
+
+    Closing it, or leaving the loop and dropping it, stops the engine and frees its memory.
+    """
+
+    def __init__(self, tokens: Iterator[Token], prompt: str, split: bool) -> None:
+        self.reasoning = ""
+        self.content = ""
+        self.token_ids: list[int] = []
+        self.finish_reason: str | None = None
+        self._tokens = tokens
+        self._parser = ReasoningParser(prompt) if split else None
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for token in self._tokens:
+            self.token_ids.append(token.id)
+            self.finish_reason = token.finish_reason
+            piece = self._split(token.text, token.finish_reason is not None)
+            self.reasoning += piece[0]
+            self.content += piece[1]
+            yield piece
+
+    def close(self) -> None:
+        """Stop; what is held back of a split tag is given to the part it belongs to."""
+        if (close := getattr(self._tokens, "close", None)) is not None:
+            close()
+        reasoning, content = self._split("", True)
+        self.reasoning += reasoning
+        self.content += content
+
+    def _split(self, text: str, done: bool) -> tuple[str, str]:
+        return ("", text) if self._parser is None else self._parser.add(text, done)
+
+
+class ChatSession:
+    """An engine and its model's chat format.
+
+    Attributes:
+        template: the chat template; None: the model continues plain text.
+        note: where the template does not come from the model, one line that says so.
+        think: whether a reasoning model is asked to think; None: as its template has it.
+    """
+
+    def __init__(self, engine: Engine, think: bool | None = None) -> None:
+        self.engine = engine
+        self.think = think
+        tokenizer = engine.tokenizer
+        self.template, self.note = load_template(
+            engine.chat_template,
+            self._has_token,
+            bos_token=self._text_of(tokenizer.bos_id),
+            eos_token=self._text_of(tokenizer.eos_id),
+        )
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The text that the model is to continue.
+
+        A template that refuses a system message gets it as the head of the first user message.
+        """
+        if self.template is None:
+            return "\n\n".join(str(message["content"]) for message in messages)
+        variables: Mapping[str, Any] = {} if self.think is None else {"enable_thinking": self.think}
+        try:
+            return self.template.render(messages, **variables)
+        except RefusedError:
+            folded = _fold_system(messages)
+            if folded is None:
+                raise
+            return self.template.render(folded, **variables)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of a rendered prompt: special tokens parsed, one BOS in front where one is due."""
+        tokenizer = self.engine.tokenizer
+        ids = list(tokenizer.encode(prompt, add_special=False, parse_special=True))
+        bos = tokenizer.bos_id
+        if tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        return ids
+
+    def answer(self, messages: Sequence[Message], params: GenerationParams) -> Answer:
+        """Start the answer to a conversation.
+
+        Raises:
+            TemplateError: the conversation cannot be rendered.
+            ContextFullError: it does not fit (also raised where the answer is read).
+        """
+        prompt = self.prompt(messages)
+        tokens = self.engine.generate(self.encode(prompt), params)
+        return Answer(tokens, prompt, split=self.template is not None)
+
+    def complete(self, text: str, params: GenerationParams) -> Answer:
+        """Start the continuation of a text, without a chat format around it."""
+        ids = self.engine.tokenizer.encode(text, add_special=True, parse_special=False)
+        return Answer(self.engine.generate(ids, params), text, split=False)
+
+    @property
+    def can_think(self) -> bool:
+        """Whether the template has a switch for thinking."""
+        return self.template is not None and self.template.knows("enable_thinking")
+
+    def _has_token(self, text: str) -> bool:
+        return len(self.engine.tokenizer.encode(text, add_special=False, parse_special=True)) == 1
+
+    def _text_of(self, token: int | None) -> str:
+        if token is None:
+            return ""
+        return self.engine.tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+
+def _fold_system(messages: Sequence[Message]) -> list[Message] | None:
+    """The messages with the system prompt put into the first question; None if there is none."""
+    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
+        return None
+    text = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+    return [{"role": "user", "content": text}, *messages[2:]]
+
+
+__all__ = ["Answer", "ChatSession", "ChatTemplate", "Engine"]

@@ -1,0 +1,148 @@
+"""The `localllm` command: finds a subcommand, runs it, turns every failure into one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+from localllm import __version__
+from localllm.errors import LocalLLMError
+
+# Name -> one line of help. The module localllm.cli.<name> is imported when it is asked for.
+COMMANDS = {
+    "chat": "Talk with a model in the terminal.",
+    "run": "Answer one prompt; the answer, and only it, goes to stdout.",
+    "tokenize": "Show how a model splits a text into tokens.",
+    "list": "List the catalog and the models on this machine.",
+    "show": "Describe a model file.",
+    "bench": "Measure the speed of a model on this machine.",
+    "doctor": "Describe this machine, and what of it is used.",
+}
+
+HELP = f"""\
+Usage: localllm [OPTIONS] COMMAND [ARGS]...
+
+  Run language models on the machine you have.
+
+  MODEL is a path to a GGUF file, a name from `localllm list`, or user/repo[:QUANT]
+  from the Hugging Face cache; without one, commands use the bundled demonstration.
+
+Options:
+  --version  Show the version and exit.
+  --help     Show this message and exit.
+
+Commands:
+{chr(10).join(f"  {name:<10}{line}" for name, line in COMMANDS.items())}
+
+  `localllm COMMAND --help` explains one command.
+"""
+
+BUG_HINT = "this is a bug in localllm; run again with --debug to see where it happened"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: runs the command line and exits with an honest code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code: 0, 1 failure, 2 usage, 130 interrupted."""
+    if arguments in ([], ["--help"], ["-h"]):  # answered here, before the imports that take long
+        print(HELP, end="")
+        return 0 if arguments else 2
+    if arguments == ["--version"]:
+        print(f"localllm {__version__}")
+        return 0
+    try:
+        code = command_line()(arguments, prog_name="localllm", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _close_stdout()
+        return 0
+    except Exception as error:
+        if os.environ.get("LOCALLLM_DEBUG"):
+            raise
+        return _report(error)
+
+
+def command_line() -> Any:
+    """The root command, for tests and shell completion; imports typer."""
+    import typer
+    from typer.core import TyperGroup
+
+    class Commands(TyperGroup):
+        """Knows the subcommands by name and imports the one that is asked for."""
+
+        def list_commands(self, ctx: Any) -> list[str]:
+            return list(COMMANDS)
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            if cmd_name not in COMMANDS:
+                return None
+            module = import_module(f"localllm.cli.{cmd_name}")
+            application = typer.Typer(rich_markup_mode=None, add_completion=False)
+            application.command(cmd_name, help=_help(module.command))(module.command)
+            return typer.main.get_command(application)
+
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            formatter.write(HELP)
+
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+                raise _unknown_command(args[0])
+            return super().resolve_command(ctx, args)
+
+    root = typer.Typer(
+        cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=True
+    )
+
+    @root.callback()
+    def options(version: bool = typer.Option(False, "--version", help="Show the version.")) -> None:
+        if version:
+            typer.echo(f"localllm {__version__}")
+            raise typer.Exit
+
+    return typer.main.get_command(root)
+
+
+def _help(command: Any) -> str:
+    return (command.__doc__ or "").strip()
+
+
+def _unknown_command(name: str) -> LocalLLMError:
+    import difflib
+
+    from localllm.errors import UsageError
+
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {close[0]}?" if close else "`localllm --help` lists the commands"
+    return UsageError(f"no command {name!r}", hint)
+
+
+def _report(error: Exception) -> int:
+    """Print one line for a failure and return the exit code."""
+    format_message = getattr(error, "format_message", None)  # typer's own usage errors
+    if isinstance(error, LocalLLMError):
+        text, code = str(error), error.exit_code
+    elif format_message is not None:
+        text, code = str(format_message()), int(getattr(error, "exit_code", 2))
+    elif isinstance(error, MemoryError):
+        text, code = "out of memory (a smaller --ctx or a smaller model needs less)", 1
+    elif isinstance(error, OSError) and error.filename:
+        text, code = f"{error.filename}: {error.strerror}", 1
+    elif type(error).__name__ == "Abort":  # typer: end of input at a question
+        text, code = "aborted", 1
+    else:
+        text, code = f"{type(error).__name__}: {error} ({BUG_HINT})", 1
+    print("error: " + " ".join(text.split()), file=sys.stderr)
+    return code
+
+
+def _close_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush stays quiet too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,93 @@
+"""`localllm chat`: the interactive session."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from localllm.cli.loading import find, load_engine
+from localllm.cli.options import (
+    ChatOptions,
+    EngineOptions,
+    OutputOptions,
+    SamplingOptions,
+    with_options,
+)
+from localllm.cli.settings import default_model, generation_params, settle
+from localllm.errors import UsageError
+from localllm.hub.folders import state_dir
+
+if TYPE_CHECKING:
+    from localllm.engine.engine import Engine
+    from localllm.hub.names import LocalModel
+
+
+@with_options
+def command(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Path, catalog name or user/repo[:QUANT]; without one the default model, else the "
+            "bundled demonstration.",
+        ),
+    ] = None,
+    *,
+    sampling: SamplingOptions,
+    loading: EngineOptions,
+    chat: ChatOptions,
+    output: OutputOptions,
+) -> None:
+    """Talk with a model in the terminal.
+
+    Lines from a pipe work too: each is one message, answers go to stdout.
+    """
+    if output.json:
+        raise UsageError("chat is a conversation, not one document", "`localllm run --json` is")
+    chat = settle(chat)
+    generation_params(sampling)
+    found = find(model or default_model())
+    engine, _ = load_engine(found, loading)
+
+    from localllm.chat.commands import COMMANDS
+    from localllm.chat.repl import Repl
+    from localllm.chat.session import ChatSession
+    from localllm.chat.streams import PipeReader, Reader, TerminalReader, Writer
+
+    session = ChatSession(engine, chat.think)
+    writer = Writer()
+    facts = _facts(found, engine)
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    reader: Reader = (
+        TerminalReader(state_dir() / "history", COMMANDS)
+        if terminal
+        else PipeReader(sys.stdin.buffer)
+    )
+    if terminal:
+        writer.note(facts)
+        demonstration = "A small demonstration that comes with the program: often wrong. "
+        writer.note(
+            (demonstration if found.bundled else "") + "/? lists the commands, Ctrl+D leaves."
+        )
+    if session.note:
+        writer.note(f"note: {session.note}")
+    Repl(
+        session,
+        generation_params(sampling, engine.file),
+        reader,
+        writer,
+        name=found.name,
+        facts=facts,
+        system=chat.system,
+    ).run()
+
+
+def _facts(model: LocalModel, engine: Engine) -> str:
+    from localllm._native import isa
+    from localllm.hub.facts import describe
+
+    return (
+        f"{model.name}: {describe(engine.file)}; context {engine.context:,} tokens; {isa()} kernels"
+    )

@@ -1,0 +1,55 @@
+"""What commands that run a model have in common: find it, load it, say so."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from localllm.chat.streams import decode_utf8
+from localllm.cli.options import EngineOptions
+from localllm.cli.settings import engine_arguments
+from localllm.hub.names import LocalModel, resolve
+
+if TYPE_CHECKING:
+    from localllm.engine.engine import Engine
+
+
+def load_engine(model: LocalModel, options: EngineOptions) -> tuple[Engine, float]:
+    """The engine for a model, and the seconds that loading took."""
+    arguments = engine_arguments(options)
+    with _progress(f"loading {model.name} …"):
+        start = time.perf_counter()
+        from localllm.engine.engine import Engine
+
+        engine = Engine.load(model.path, **arguments)
+        return engine, time.perf_counter() - start
+
+
+def find(name: str | None) -> LocalModel:
+    """The model for a MODEL argument; `-` and nothing mean the bundled one."""
+    return resolve(None if name in (None, "", "-") else name)
+
+
+def read_stdin() -> str:
+    """All of stdin as text.
+
+    Raises:
+        LocalLLMError: it is not UTF-8; names the byte.
+    """
+    return decode_utf8(sys.stdin.buffer.read())
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[None]:
+    """A line on stderr that vanishes; none where stderr is not a terminal."""
+    shown = sys.stderr.isatty()
+    if shown:
+        print(text, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r" + " " * len(text) + "\r", end="", file=sys.stderr, flush=True)

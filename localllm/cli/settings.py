@@ -1,0 +1,152 @@
+"""Where a setting comes from: flag, environment, `config.toml`, the model, the preset."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+
+from localllm.cli.options import ChatOptions, EngineOptions, SamplingOptions
+from localllm.errors import UsageError
+from localllm.hub.folders import config_file
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+
+if TYPE_CHECKING:
+    from localllm.decoding.params import GenerationParams
+    from localllm.gguf.reader import GGUFFile
+
+Options = TypeVar("Options", SamplingOptions, EngineOptions, ChatOptions)
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+# What a model's file may recommend, in the words of llama.cpp's metadata keys.
+_METADATA = {
+    "temperature": ("general.sampling.temp", float),
+    "top_k": ("general.sampling.top_k", int),
+    "top_p": ("general.sampling.top_p", float),
+    "min_p": ("general.sampling.min_p", float),
+    "repeat_penalty": ("general.sampling.penalty_repeat", float),
+    "repeat_last_n": ("general.sampling.penalty_last_n", int),
+}
+
+
+def settle(options: Options) -> Options:
+    """Fill the flags that were left out from the environment and from `config.toml`."""
+    config = load_config(config_file())
+    filled: dict[str, Any] = {}
+    for name, kind in _kinds(type(options)).items():
+        if getattr(options, name) is not None:
+            continue
+        variable = f"LOCALLLM_{name.upper()}"
+        if (text := os.environ.get(variable)) not in (None, ""):
+            filled[name] = _parse(text, kind, variable)
+        elif name in config:
+            filled[name] = config[name]
+    return dataclasses.replace(options, **filled)
+
+
+def default_model() -> str | None:
+    """The model to use where none is named: `LOCALLLM_MODEL`, then `model` in `config.toml`."""
+    named = os.environ.get("LOCALLLM_MODEL") or load_config(config_file()).get("model")
+    return None if named is None else str(named)
+
+
+@lru_cache(maxsize=4)
+def load_config(path: Path) -> Mapping[str, Any]:
+    """The checked `config.toml`; empty where there is none.
+
+    Raises:
+        UsageError: the file is not TOML, or a key or a value in it is not known; names it.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    known = {"model": str}
+    for group in (SamplingOptions, EngineOptions, ChatOptions):
+        known |= _kinds(group)
+    config: dict[str, Any] = {}
+    for key, value in document.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+            raise UsageError(f"{path}: unknown setting {key!r}", hint)
+        config[name] = _parse(value, known[name], f"{path}: {key}")
+    return config
+
+
+def generation_params(options: SamplingOptions, file: GGUFFile | None = None) -> GenerationParams:
+    """The parameters of an answer: settled flags, then the model's metadata, then the preset.
+
+    Without a file, to check the flags before a model is loaded.
+
+    Raises:
+        UsageError: a value is impossible; names the flag.
+    """
+    from localllm.decoding.params import GenerationParams
+
+    given = {k: v for k, v in dataclasses.asdict(settle(options)).items() if v is not None}
+    if "stop" in given:
+        given["stop"] = tuple(given["stop"])
+    if "logit_bias" in given:
+        given["logit_bias"] = _logit_bias(given["logit_bias"])
+    for name, (key, kind) in _METADATA.items():
+        value = None if file is None else file.get(key, kind, None)
+        if name not in given and value is not None:
+            given[name] = value
+    return GenerationParams(**given)
+
+
+def engine_arguments(options: EngineOptions) -> dict[str, Any]:
+    """Arguments of `Engine.load` for these flags; those not given are left to it."""
+    settled = dataclasses.asdict(settle(options))
+    settled["context"] = settled.pop("ctx")
+    return {name: value for name, value in settled.items() if value is not None}
+
+
+def _logit_bias(entries: list[str]) -> dict[int, float]:
+    biases: dict[int, float] = {}
+    for entry in entries:
+        token, _, bias = entry.replace(":", "=").partition("=")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            raise UsageError(f"--logit-bias {entry!r} is not of the form ID=BIAS") from None
+    return biases
+
+
+def _kinds(group: type[Any]) -> dict[str, Any]:
+    """Field -> the type of its value (`list[str] | None` -> `list[str]`)."""
+    return {name: get_args(hint)[0] for name, hint in get_type_hints(group).items()}
+
+
+def _parse(value: Any, kind: Any, where: str) -> Any:
+    """A value from text (environment) or TOML as the type that its flag has."""
+    if get_args(kind):
+        items = value if isinstance(value, list) else [value]
+        return [_parse(item, str, where) for item in items]
+    if kind is bool and str(value).lower() in _TRUE | _FALSE:
+        return str(value).lower() in _TRUE
+    if kind is str and isinstance(value, str):
+        return value
+    if kind in (int, float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+            return kind(value) if kind is float or number == int(number) else int(str(value))
+        except (TypeError, ValueError, OverflowError):
+            pass
+    wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")
+    raise UsageError(f"{where} must be {wanted}, not {value!r}")

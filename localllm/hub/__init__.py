@@ -1,0 +1,1 @@
+"""Where models come from: names, the catalog, the files that are already on this machine."""

@@ -1,0 +1,81 @@
+"""What a model file is, in the few facts that people ask for first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+
+from localllm.gguf.reader import GGUFFile
+
+# general.file_type, as llama.cpp numbers it (enum llama_ftype).
+_FILE_TYPES = """
+    F32 F16 Q4_0 Q4_1 - - - Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M
+    Q6_K IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S IQ2_M IQ4_XS IQ1_M
+    BF16 - - - TQ1_0 TQ2_0 MXFP4
+"""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Facts of one model file; `tensor_types` counts weights by the type they are stored as."""
+
+    name: str
+    architecture: str
+    parameters: int
+    quantisation: str
+    bits_per_weight: float
+    bytes: int
+    context: int | None
+    layers: int | None
+    width: int | None
+    vocabulary: int | None
+    tensor_types: dict[str, int]
+
+    def __str__(self) -> str:
+        """One phrase for a banner: size, quantisation, bytes."""
+        return f"{si(self.parameters)} parameters, {self.quantisation}, {in_bytes(self.bytes)}"
+
+
+def describe(file: GGUFFile) -> ModelFacts:
+    """The facts of an open model file."""
+    types: Counter[str] = Counter()
+    stored = 0
+    for tensor in file.tensors.values():
+        types[tensor.type.name] += prod(tensor.shape)
+        stored += tensor.nbytes
+    architecture = file.get("general.architecture", str, "unknown")
+    number = file.get("general.file_type", int, None)
+    names = _FILE_TYPES.split()
+    stated = names[number] if number in range(len(names)) else "-"
+    parameters = sum(types.values())
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    return ModelFacts(
+        name=file.get("general.name", str, None) or file.path.stem,
+        architecture=architecture,
+        parameters=parameters,
+        quantisation=stated if stated != "-" else types.most_common(1)[0][0] if types else "none",
+        bits_per_weight=8 * stored / parameters if parameters else 0.0,
+        bytes=sum(path.stat().st_size for path in file.shards),
+        context=file.get(f"{architecture}.context_length", int, None),
+        layers=file.get(f"{architecture}.block_count", int, None),
+        width=file.get(f"{architecture}.embedding_length", int, None),
+        vocabulary=len(tokens) if tokens is not None and hasattr(tokens, "__len__") else None,
+        tensor_types=dict(types.most_common()),
+    )
+
+
+def si(number: float) -> str:
+    """`7300000` -> `7.3M`."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:g}"
+
+
+def in_bytes(number: float) -> str:
+    """`15300000` -> `15.3 MB` (decimal units, as file managers and download pages show)."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:g} bytes"
