@@ -42,16 +42,18 @@ class EagerRunner:
     @torch.no_grad()
     def step(self, batch: Batch) -> Logits:
         """See ``Runner.step``."""
+        # A definition computes at least one row to the end; where none is wanted, it is dropped.
+        rows = batch.rows if len(batch.rows) else batch.lengths[:1] - 1
         outputs = run(
             self._model,
             torch.from_numpy(batch.tokens).long(),
             self._store,
             lengths=batch.lengths.tolist(),
             cache=_PagedCache(self._memory, batch, self.pages, self.page_size),
-            rows=torch.from_numpy(batch.rows).long(),
+            rows=torch.from_numpy(rows).long(),
         )
         logits: Logits = outputs["logits"].float().cpu().numpy()
-        return logits
+        return logits[: len(batch.rows)]
 
     def copy_page(self, source: int, target: int) -> None:
         """See ``Runner.copy_page``."""
