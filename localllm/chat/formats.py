@@ -17,12 +17,18 @@ _LLAMA2 = """\
 """
 
 
-def _turns(before: str, after: str, answer: str, *, bos: bool = False, roles: str = "{}") -> str:
+_BOS = "{{- bos_token -}}"
+_NO_SYSTEM = (
+    "{%- if messages[0].role == 'system' -%}{{- raise_exception('no system role') -}}{%- endif -%}"
+)
+
+
+def _turns(before: str, after: str, answer: str, *, start: str = "", roles: str = "{}") -> str:
     """A template of the common kind: every message between two markers.
 
-    The arguments are Jinja expressions; `before` may use `role`, which `roles` may rename.
+    The arguments are Jinja expressions; `before` may use `role`, which `roles` may rename. Only
+    `start` is a piece of template.
     """
-    start = "{{- bos_token -}}" if bos else ""
     return (
         f"{start}{{%- for message in messages -%}}"
         f"{{%- set role = {roles}.get(message.role, message.role) -%}}"
@@ -43,7 +49,7 @@ WELL_KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
             "'<|start_header_id|>' + role + '<|end_header_id|>\\n\\n'",
             "'<|eot_id|>'",
             "'<|start_header_id|>assistant<|end_header_id|>\\n\\n'",
-            bos=True,
+            start=_BOS,
         ),
     ),
     "gemma": (
@@ -52,8 +58,8 @@ WELL_KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
             "'<start_of_turn>' + role + '\\n'",
             "'<end_of_turn>\\n'",
             "'<start_of_turn>model\\n'",
-            bos=True,
-            roles="{'assistant': 'model', 'system': 'user'}",
+            start=_BOS + _NO_SYSTEM,
+            roles="{'assistant': 'model'}",
         ),
     ),
     "phi3": (
