@@ -19,7 +19,7 @@ class Need:
     """Bytes a loaded model takes.
 
     Attributes:
-        weights: as packed at load (the embedding table is read in place).
+        weights: packed at load into about the bytes of the file.
         kv: keys and values of ``context`` tokens.
         working: activations of one step, and logits.
         context: tokens.
@@ -47,8 +47,6 @@ def estimate(
 ) -> Need:
     """What the model takes with a context of so many tokens and steps of ``budget`` tokens."""
     weights = sum(tensor.nbytes for tensor in file.tensors.values())
-    if "output.weight" not in file.tensors and "token_embd.weight" in file.tensors:
-        weights += file.tensors["token_embd.weight"].nbytes  # once as table, once as matrix
     working = 4 * budget * (4 * config.width + 3 * config.ffn + 4 * config.heads * config.head_dim)
     logits = 4 * config.vocab * 8
     return Need(weights, kv_bytes(config, context, kv_type), working + logits, context)
