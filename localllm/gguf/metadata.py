@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from localllm._native import scan_strings  # type: ignore[import-not-found]
 from localllm.errors import ModelFileError
 
 UINT32, FLOAT32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
@@ -111,33 +112,6 @@ class StringArray(Sequence[bytes]):
                 (self._starts - first).tolist(), (ends - first).tolist(), strict=True
             )
         ]
-
-
-def _scan_strings(
-    data: Bytes, offset: int, count: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    """Where `count` strings lie from `offset` on; ValueError if they leave `data`."""
-    try:
-        from localllm._native import scan_strings  # type: ignore[import-not-found]
-    except ImportError:
-        pass
-    else:
-        found: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
-        found = scan_strings(data, offset, count)
-        return found
-    starts, lengths = [], []
-    view, size, unpack = data.data, len(data), _U64.unpack_from
-    for _ in range(count):
-        if size - offset < 8:
-            raise ValueError("a string length leaves the buffer")
-        (length,) = unpack(view, offset)
-        offset += 8
-        if length > size - offset:
-            raise ValueError("a string leaves the buffer")
-        starts.append(offset)
-        lengths.append(length)
-        offset += length
-    return np.array(starts, np.int64), np.array(lengths, np.int64), offset
 
 
 class Cursor:
@@ -246,7 +220,7 @@ class Cursor:
 
     def _strings(self, field: str, count: int) -> StringArray:
         try:
-            starts, lengths, self.offset = _scan_strings(self.data, self.offset, count)
+            starts, lengths, self.offset = scan_strings(self.data, self.offset, count)
         except ValueError:
             raise self.fail(
                 field, f"its {count} strings run past the end of the file", "damaged or cut short"
