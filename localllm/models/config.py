@@ -16,6 +16,7 @@ from localllm.errors import ModelFileError
 from localllm.gguf import GGUFFile
 
 _MANY = 1 << 24
+LEAST_BASE = 1.001  # frequencies must fall, or YaRN has no pair to tell apart
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 
 
@@ -203,18 +204,21 @@ def _rope(keys: Keys, head_dim: int, context_length: int) -> RopeConfig:
     if scaling not in _ROPE_SCALINGS:
         known = ", ".join(_ROPE_SCALINGS)
         raise keys.fail("rope.scaling.type", f"{scaling!r} is not supported ({known} are)")
-    factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 0.0)) or 1.0
+    linear = keys.number("rope.scale_linear", 0.0, high=_MANY)
+    factor = keys.number("rope.scaling.factor", linear, high=_MANY) or 1.0
+    if factor < 1 / _MANY:
+        raise keys.fail("rope.scaling.factor", f"{factor} is too small")
     return RopeConfig(
         dims=dims,
-        base=keys.number("rope.freq_base", 10000.0, low=1.0),
+        base=keys.number("rope.freq_base", 10000.0, low=LEAST_BASE),
         scaling=scaling,
         factor=1.0 if scaling == "none" else factor,
         original_context=keys.integer(
             "rope.scaling.original_context_length", context_length, high=1 << 31
         ),
-        attention_factor=keys.number("rope.scaling.attn_factor", 1.0),
-        beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
-        beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
+        attention_factor=keys.number("rope.scaling.attn_factor", 1.0, high=_MANY),
+        beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0, low=0.01, high=_MANY),
+        beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=0.01, high=_MANY),
     )
 
 

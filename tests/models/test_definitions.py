@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from localllm.errors import ModelFileError
 from localllm.gguf import GGUFFile, StringArray, TensorInfo, quant_type
@@ -115,8 +117,9 @@ BAD_METADATA = [
     ("attention.layer_norm_rms_epsilon", -1.0, "-1.0 is not a finite number from 0 to 1"),
     ("rope.dimension_count", 7, "7 is odd"),
     ("rope.dimension_count", 18, "18 is not within 2 and 16"),
-    ("rope.freq_base", float("inf"), "inf is not a finite number from 1 to inf"),
-    ("rope.freq_base", 0.0, "0.0 is not a finite number from 1 to inf"),
+    ("rope.freq_base", float("inf"), "inf is not a finite number from 1.001 to inf"),
+    ("rope.freq_base", 1.0, "1.0 is not a finite number from 1.001 to inf"),
+    ("rope.scaling.factor", 1e-30, "1e-30 is too small"),
     (
         "rope.scaling.type",
         "su",
@@ -129,6 +132,64 @@ BAD_METADATA = [
 def test_bad_metadata_is_one_line_naming_the_key(files, key, value, message):
     file = changed(files["llama"], metadata={f"llama.{key}": value})
     assert error(file) == f"llama.{key}: {message}"
+
+
+ODD = [None, 0, 1, 2, 3, -1, 1 << 31, 1 << 63, 0.0, 1e-30, 1e30, -1.0, float("nan"), float("inf")]
+ODD += [
+    "",
+    "yarn",
+    "longrope",
+    "none",
+    True,
+    [],
+    np.zeros(0),
+    np.ones(6, bool),
+    np.zeros(6, np.int8),
+]
+KEYS = [
+    "block_count",
+    "embedding_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "context_length",
+    "attention.key_length",
+    "attention.value_length",
+    "feed_forward_length",
+    "expert_count",
+    "expert_used_count",
+    "expert_feed_forward_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window",
+    "attention.sliding_window_pattern",
+    "final_logit_softcapping",
+    "vocab_size",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.freq_base_swa",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scale_linear",
+    "rope.scaling.original_context_length",
+    "rope.scaling.attn_factor",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(ARCHITECTURES),
+    st.dictionaries(st.sampled_from(KEYS), st.sampled_from(ODD), max_size=4),
+)
+def test_any_metadata_loads_or_ends_in_one_line(files, arch, odd):
+    general = files[arch].get("general.architecture", str)
+    file = changed(files[arch], metadata={f"{general}.{key}": odd[key] for key in odd})
+    try:
+        model = load_definition(file)
+    except ModelFileError:
+        return
+    assert np.isfinite(rope_of(model).inverse_frequencies).all()
+    assert trace(model).instructions
 
 
 def test_bad_expert_metadata(files):

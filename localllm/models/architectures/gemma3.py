@@ -12,7 +12,7 @@ import numpy as np
 
 from localllm.gguf import GGUFFile
 from localllm.models.blocks import GatedMLP, Layer, Model, SelfAttention
-from localllm.models.config import Keys, ModelConfig, read_config
+from localllm.models.config import LEAST_BASE, Keys, ModelConfig, read_config
 from localllm.models.rope import make_rope
 from localllm.models.weights import Weights
 
@@ -34,7 +34,7 @@ def build(file: GGUFFile, context: int) -> Model:
         logit_softcap=keys.number("final_logit_softcapping", 0.0) or None,
     )
     local = _local_layers(keys, config)
-    local_base = keys.number("rope.freq_base_swa", 10000.0, low=1.0)
+    local_base = keys.number("rope.freq_base_swa", 10000.0, low=LEAST_BASE)
     global_rope = make_rope(config.rope, interleaved=False)
     local_rope = make_rope(replace(config.rope, base=local_base, factor=1.0), interleaved=False)
 
