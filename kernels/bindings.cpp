@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
+#include <mutex>
 #include <stdexcept>
 
 #include "runtime/operations.h"
@@ -52,7 +53,7 @@ void check_weight(Type type, int64_t matrices, int64_t rows, int64_t cols, size_
 
 class Builder {
   public:
-    explicit Builder(int threads) : program(check_threads(threads)) {}
+    Builder(int threads, const std::string& isa) : program(check_threads(threads), named_kernels(isa)) {}
 
     Program program;
     std::vector<nb::object> kept;  // arrays whose memory the program reads in place
@@ -61,6 +62,7 @@ class Builder {
         const Type t = type_named(type);
         check_weight(t, matrices, rows, cols, data.size());
         nb::gil_scoped_release release;
+        const std::lock_guard<std::mutex> lock(running_);
         return program.add_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols), data.data());
     }
     int table(const std::string& type, int64_t rows, int64_t cols, Bytes data) {
@@ -110,19 +112,17 @@ class Builder {
             const PackedMatrix& w = matrix(weights[i], "linear");
             require(w.matrices == 1 && w.cols == program.widths[x], "linear: the weight does not fit its input");
             require(outs[i] != x, "linear: an output is the input");
-            op->targets.push_back({nullptr, width_is(outs[i], w.rows, "linear"),
+            op->targets.push_back({&w, width_is(outs[i], w.rows, "linear"),
                                    biases[i] < 0 ? nullptr : vector_of(biases[i], w.rows, "linear")});
-            pending_.push_back({&op->targets, i, weights[i]});
         }
-        // Pointers into `weights` are set when the program first runs: the list still grows.
         program.add(std::move(op));
     }
     void rope(int x, int frequencies, int heads, int head_dim, bool interleaved, double scale) {
         auto op = std::make_unique<Rope>();
         require(frequencies >= 0 && frequencies < static_cast<int>(program.vectors.size()), "rope: no such vector");
         op->pairs = static_cast<int>(program.vectors[frequencies].size());
-        require(heads > 0 && head_dim > 0 && 2 * op->pairs <= head_dim, "rope: more frequencies than the head has pairs");
-        op->x = width_is(x, heads * head_dim, "rope");
+        require(heads > 0 && head_dim > 0 && op->pairs <= head_dim / 2, "rope: more frequencies than the head has pairs");
+        op->x = width_is(x, int64_t{heads} * head_dim, "rope");
         op->heads = heads;
         op->head_dim = head_dim;
         op->interleaved = interleaved;
@@ -138,11 +138,13 @@ class Builder {
         auto op = std::make_unique<Attention>();
         require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "attention: heads is not a multiple of kv_heads");
         require(head_dim > 0 && head_dim % 16 == 0 && head_dim <= kMaxHeadDim, "attention: head_dim must be a multiple of 16, at most 512");
-        require(layer >= 0, "attention: bad layer");
-        op->q = width_is(q, heads * head_dim, "attention");
-        op->k = width_is(k, kv_heads * head_dim, "attention");
-        op->v = width_is(v, kv_heads * head_dim, "attention");
-        op->out = width_is(out, heads * head_dim, "attention");
+        require(layer >= 0 && layer < (1 << 20), "attention: bad layer");
+        require(layers_ == 0 || (kv_heads == kv_heads_ && head_dim == head_dim_), "attention: the layers differ in their KV heads");
+        const int64_t q_width = int64_t{heads} * head_dim, kv_width = int64_t{kv_heads} * head_dim;
+        op->q = width_is(q, q_width, "attention");
+        op->k = width_is(k, kv_width, "attention");
+        op->v = width_is(v, kv_width, "attention");
+        op->out = width_is(out, q_width, "attention");
         require(out != q && out != k && out != v, "attention: the output is an input");
         op->layer = layer;
         op->heads = heads;
@@ -205,7 +207,10 @@ class Builder {
         op->normalise = normalise;
         op->scale = static_cast<float>(scale);
         op->kind = activation(kind);
-        experts_.push_back({op.get(), router, gate, up, down});
+        op->router = &r;
+        op->gate = &g;
+        op->up = &u;
+        op->down = &d;
         program.add(std::move(op));
     }
     void output(const std::string& name, int buffer) {
@@ -214,7 +219,6 @@ class Builder {
     }
 
     nb::dict step(const Cache& cache, Ints tokens, Ints lengths, Ints past, IntTable tables, Ints selected) {
-        link();
         Step s;
         s.cache = &cache;
         s.rows = static_cast<int>(tokens.size());
@@ -228,7 +232,7 @@ class Builder {
         int64_t row = 0;
         for (size_t i = 0; i < lengths.size(); ++i) {
             const int64_t length = lengths.data()[i], before = past.data()[i];
-            require(length > 0 && before >= 0 && row + length <= s.rows, "step: bad sequence length");
+            require(length > 0 && before >= 0 && before + length <= INT32_MAX && row + length <= s.rows, "step: bad sequence length");
             const int64_t needed = (before + length + kPageTokens - 1) / kPageTokens;
             require(needed <= static_cast<int64_t>(tables.shape(1)), "step: the block table is too short");
             const int32_t* table = tables.data() + i * tables.shape(1);
@@ -244,8 +248,10 @@ class Builder {
         require(s.selected_rows <= s.rows, "step: more rows selected than there are");
         for (size_t i = 0; i < selected.size(); ++i)
             require(selected.data()[i] >= 0 && selected.data()[i] < s.rows, "step: selected row outside the batch");
+        std::unique_lock<std::mutex> lock(running_, std::defer_lock);
         {
             nb::gil_scoped_release release;
+            lock.lock();
             program.run(s);
         }
         nb::dict results;
@@ -259,28 +265,25 @@ class Builder {
     }
 
   private:
-    struct Pending {
-        std::vector<Linear::Target>* targets;
-        size_t index;
-        int weight;
-    };
-    struct PendingExperts {
-        Experts* op;
-        int router, gate, up, down;
-    };
-    std::vector<Pending> pending_;
-    std::vector<PendingExperts> experts_;
+    std::mutex running_;  // a second Python thread waits for the first
     int vocabulary_ = 1 << 30, layers_ = 0, kv_heads_ = 0, head_dim_ = 0;
 
     static int check_threads(int threads) {
         require(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024");
         return threads;
     }
+    // The kernels of an instruction set; those chosen for this processor for "".
+    static const Kernels& named_kernels(const std::string& isa) {
+        if (isa.empty()) return kernels();
+        for (const Kernels* k : available_kernels())
+            if (isa == k->name) return *k;
+        throw nb::value_error(("the instruction set is not available here: " + isa).c_str());
+    }
     int buffer_id(int id) const {
         require(id >= 0 && id < static_cast<int>(program.widths.size()), "no such buffer");
         return id;
     }
-    int width_is(int id, int width, const std::string& where) const {
+    int width_is(int id, int64_t width, const std::string& where) const {
         require(program.widths[buffer_id(id)] == width, where + ": the buffer has another width");
         return id;
     }
@@ -296,17 +299,6 @@ class Builder {
     static Activation activation(const std::string& kind) {
         require(kind == "silu" || kind == "gelu", "activation must be silu or gelu");
         return kind == "silu" ? Activation::silu : Activation::gelu;
-    }
-    void link() {
-        for (const Pending& p : pending_) (*p.targets)[p.index].weight = &program.weights[p.weight];
-        for (const PendingExperts& p : experts_) {
-            p.op->router = &program.weights[p.router];
-            p.op->gate = &program.weights[p.gate];
-            p.op->up = &program.weights[p.up];
-            p.op->down = &program.weights[p.down];
-        }
-        pending_.clear();
-        experts_.clear();
     }
 };
 
@@ -340,7 +332,7 @@ NB_MODULE(_native, m) {
         for (const Kernels* k : available_kernels()) names.emplace_back(k->name);
         return names;
     });
-    m.def("scan_strings", &scan_strings, nb::arg("buffer"), nb::arg("offset"), nb::arg("count"));
+    m.def("scan_strings", &scan_strings, nb::arg("buffer").noconvert(), nb::arg("offset"), nb::arg("count"));
     m.def(
         "dequantize",
         [](const std::string& type, Bytes data, nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
@@ -348,7 +340,7 @@ NB_MODULE(_native, m) {
             check_weight(t, 1, 1, static_cast<int64_t>(out.size()), data.size());
             dequantize(t, data.data(), out.size(), out.data());
         },
-        nb::arg("type"), nb::arg("data"), nb::arg("out"));
+        nb::arg("type"), nb::arg("data").noconvert(), nb::arg("out").noconvert());
 
     nb::class_<Cache>(m, "Cache")
         .def(
@@ -356,6 +348,7 @@ NB_MODULE(_native, m) {
             [](Cache* self, int layers, int kv_heads, int head_dim, int pages, int page_size, const std::string& type) {
                 require(layers > 0 && kv_heads > 0 && pages > 0 && head_dim > 0 && head_dim % 16 == 0 && head_dim <= kMaxHeadDim,
                         "cache: bad shape (head_dim must be a multiple of 16, at most 512)");
+                require(static_cast<double>(layers) * kv_heads * pages * (8.0 * head_dim * kPageTokens) < 1e15, "cache: too large");
                 require(page_size == kPageTokens, "cache: the page size is 32");
                 require(type == "f16" || type == "int8", "cache: the type must be f16 or int8");
                 new (self) Cache(layers, kv_heads, head_dim, pages, type == "f16" ? CacheType::f16 : CacheType::int8);
@@ -371,10 +364,10 @@ NB_MODULE(_native, m) {
         .def_prop_ro("nbytes", &Cache::bytes);
 
     nb::class_<Builder>(m, "Program")
-        .def(nb::init<int>(), nb::arg("threads"))
-        .def("weight", &Builder::weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"), nb::arg("cols"), nb::arg("data"))
-        .def("table", &Builder::table, nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("data"))
-        .def("vector", &Builder::vector, nb::arg("data"))
+        .def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa") = "")
+        .def("weight", &Builder::weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"), nb::arg("cols"), nb::arg("data").noconvert())
+        .def("table", &Builder::table, nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("data").noconvert())
+        .def("vector", &Builder::vector, nb::arg("data").noconvert())
         .def("buffer", &Builder::buffer, nb::arg("width"))
         .def("embed", &Builder::embed, nb::arg("out"), nb::arg("table"), nb::arg("scale"))
         .def("norm", &Builder::norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"), nb::arg("group"))
@@ -390,8 +383,8 @@ NB_MODULE(_native, m) {
         .def("moe", &Builder::moe, nb::arg("out"), nb::arg("x"), nb::arg("router"), nb::arg("gate"), nb::arg("up"), nb::arg("down"),
              nb::arg("used"), nb::arg("normalise"), nb::arg("scale"), nb::arg("kind"))
         .def("output", &Builder::output, nb::arg("name"), nb::arg("buffer"))
-        .def("step", &Builder::step, nb::arg("cache"), nb::arg("tokens"), nb::arg("lengths"), nb::arg("past"), nb::arg("tables"),
-             nb::arg("rows"))
+        .def("step", &Builder::step, nb::arg("cache"), nb::arg("tokens").noconvert(), nb::arg("lengths").noconvert(),
+             nb::arg("past").noconvert(), nb::arg("tables").noconvert(), nb::arg("rows").noconvert())
         .def_prop_ro("weight_bytes", [](const Builder& b) { return b.program.weight_bytes(); });
 }
 

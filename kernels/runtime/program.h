@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,11 +61,11 @@ struct RotationSpec {
 
 class Program {
   public:
-    explicit Program(int threads) : pool(threads), kernels(localllm::kernels()) {}
+    explicit Program(int threads, const Kernels& kernels = localllm::kernels()) : pool(threads), kernels(kernels) {}
 
     ThreadPool pool;
     const Kernels& kernels;
-    std::vector<PackedMatrix> weights;
+    std::deque<PackedMatrix> weights;  // operations point at them while the list grows
     std::vector<Memory> weight_memory;
     std::vector<Table> tables;
     std::vector<std::vector<float>> vectors;
