@@ -1,0 +1,172 @@
+"""Attention on the paged cache: shapes, windows, caps, batches, and the same answer in any order."""
+
+import numpy as np
+import pytest
+
+from localllm import _native
+
+from . import reference
+from .building import PAGE, Net, Sequences
+
+VOCABULARY = 64
+TOLERANCE = 1e-5
+
+
+class Layer:
+    """One attention layer whose q, k and v are functions of the token alone."""
+
+    def __init__(self, heads, kv_heads, head_dim, *, isa="", threads=2, cache="f16", **options):
+        random = np.random.default_rng([heads, kv_heads, head_dim])
+        self.shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+        self.options = {"scale": head_dim**-0.5, "window": 0, "softcap": 0.0, **options}
+        self.kind = cache
+        widths = heads * head_dim, kv_heads * head_dim, kv_heads * head_dim
+        self.tables = [
+            random.standard_normal((VOCABULARY, width)).astype(np.float32) for width in widths
+        ]
+        self.net = Net(isa, threads)
+        q, k, v = map(self.net.input, self.tables)
+        out = self.net.buffer(widths[0])
+        self.net.attention(out, q, k, v, 0, **self.shape, **self.options)
+        self.net.finish({"y": (out, widths[0])})
+
+    def sequences(self, count=1, pages=24, seed=0):
+        shape = self.shape["kv_heads"], self.shape["head_dim"]
+        cache = _native.Cache(1, *shape, pages, PAGE, self.kind)
+        return Sequences(cache, pages, count, seed)
+
+    def expected(self, tokens, new):
+        """The last `new` rows of a sequence."""
+        q, k, v = (table[tokens] for table in self.tables)
+        past = len(tokens) - new
+        return reference.attention(
+            q[past:], k, v, past, **self.shape, **self.options, cache=self.kind
+        )
+
+    def check(self, sequences, work, tolerance=TOLERANCE):
+        found = sequences.step(self.net, work)["y"]
+        expected = [self.expected(sequences.tokens[which], len(new)) for which, new in work]
+        np.testing.assert_allclose(found, np.concatenate(expected), rtol=0, atol=tolerance)
+        return found
+
+
+def tokens_of(seed, count):
+    return np.random.default_rng(seed).integers(0, VOCABULARY, count).tolist()
+
+
+@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"),
+    [(4, 4, 16), (6, 2, 32), (8, 1, 48), (5, 1, 80), (4, 2, 256), (9, 3, 112)],
+)
+def test_shapes(isa, cache, heads, kv_heads, head_dim):
+    layer = Layer(heads, kv_heads, head_dim, isa=isa, cache=cache)
+    sequences = layer.sequences(3)
+    layer.check(sequences, [(0, tokens_of(1, 1))])
+    layer.check(sequences, [(1, tokens_of(2, 45)), (0, tokens_of(3, 2)), (2, tokens_of(4, 1))])
+    for seed in range(5, 9):
+        layer.check(
+            sequences, [(which, tokens_of(seed * 3 + which, 1 + which)) for which in (2, 0, 1)]
+        )
+    layer.check(sequences, [(0, tokens_of(40, 70)), (2, tokens_of(41, 13))])
+
+
+@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize("window", [1, 3, 31, 32, 33, 100])
+def test_window(isa, cache, window):
+    layer = Layer(4, 2, 32, isa=isa, cache=cache, window=window)
+    sequences = layer.sequences(2)
+    layer.check(sequences, [(0, tokens_of(1, 90)), (1, tokens_of(2, 5))])
+    for i in range(6):
+        layer.check(sequences, [(0, tokens_of(10 + i, 1)), (1, tokens_of(20 + i, 3))])
+
+
+def test_pages_before_the_window_are_not_read(isa):
+    """Their entries in the table may name any page."""
+    layer = Layer(4, 2, 32, isa=isa, window=40)
+    sequences = layer.sequences(1)
+    layer.check(sequences, [(0, tokens_of(1, 110))])
+    sequences.tables[0, :2] = sequences.tables[0, 3]
+    layer.check(sequences, [(0, tokens_of(2, 1))])
+
+
+@pytest.mark.parametrize("cache", ["f16", "int8"])
+def test_softcap_and_scale(isa, cache):
+    layer = Layer(4, 2, 32, isa=isa, cache=cache, softcap=2.0, scale=0.7)
+    sequences = layer.sequences(2)
+    layer.check(sequences, [(0, tokens_of(1, 40)), (1, tokens_of(2, 3))])
+    layer.check(sequences, [(1, tokens_of(3, 1)), (0, tokens_of(4, 1))])
+
+
+@pytest.mark.parametrize("cache", ["f16", "int8"])
+def test_large_scores(isa, cache):
+    """Scores far apart: the largest wins, nothing overflows."""
+    layer = Layer(4, 2, 32, isa=isa, cache=cache, scale=60.0)
+    sequences = layer.sequences(1)
+    layer.check(sequences, [(0, tokens_of(1, 100))], tolerance=2e-3)
+
+
+def test_int8_stays_near_f16(isa):
+    results = []
+    for cache in ("f16", "int8"):
+        layer = Layer(8, 2, 64, isa=isa, cache=cache)
+        results.append(layer.check(layer.sequences(1), [(0, tokens_of(1, 120))]))
+    wanted, found = results
+    assert np.linalg.norm(found - wanted) < 0.02 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize("options", [{}, {"window": 37}, {"softcap": 3.0}])
+def test_chunks_equal_one_prefill_to_the_bit(isa, cache, options):
+    layer = Layer(6, 2, 32, isa=isa, cache=cache, **options)
+    tokens = tokens_of(1, 131)
+    whole = layer.sequences(1).step(layer.net, [(0, tokens)])["y"]
+    for chunks in ([1] * 131, [64, 64, 3], [31, 1, 1, 33, 65], [130, 1]):
+        sequences = layer.sequences(1, seed=2)
+        done, parts = 0, []
+        for length in chunks:
+            parts.append(sequences.step(layer.net, [(0, tokens[done : done + length])])["y"])
+            done += length
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("cache", ["f16", "int8"])
+def test_copied_page_continues_alike_and_apart(cache):
+    layers = 3
+    random = np.random.default_rng(5)
+    net = Net()
+    tables = [random.standard_normal((VOCABULARY, 64)).astype(np.float32) for _ in range(3)]
+    q, k, v = map(net.input, tables)
+    outs = [net.buffer(64) for _ in range(layers)]
+    for layer, out in enumerate(outs):
+        net.attention(out, q, k, v, layer, 2, 2, 32, 0.2, 0, 0.0)
+    net.finish({str(layer): (out, 64) for layer, out in enumerate(outs)})
+    sequences = Sequences(_native.Cache(layers, 2, 32, 8, PAGE, cache), 8, 2)
+    sequences.step(net, [(0, tokens_of(1, 50))])
+    # the second sequence shares the first page and has its own copy of the second
+    sequences.tables[1, 0] = sequences.tables[0, 0]
+    sequences.cache.copy_page(int(sequences.tables[0, 1]), int(sequences.tables[1, 1]))
+    sequences.tokens[1] = list(sequences.tokens[0])
+    found = sequences.step(net, [(0, [7]), (1, [7])])
+    for rows in found.values():
+        np.testing.assert_array_equal(rows[0], rows[1])
+    before = sequences.cache
+    sequences.step(net, [(1, [1, 2, 3])])
+    alone = Sequences(_native.Cache(layers, 2, 32, 8, PAGE, cache), 8, 2)
+    alone.step(net, [(0, [*tokens_of(1, 50), 7])])
+    expected = alone.step(net, [(0, [9])])
+    found = sequences.step(net, [(0, [9])])
+    assert before is sequences.cache
+    for layer in found:
+        np.testing.assert_array_equal(found[layer], expected[layer])
+
+
+def test_stale_pages_do_not_matter(isa):
+    """A reused page still holds another sequence's tokens, NaN among them, behind the new ones."""
+    layer = Layer(4, 2, 32, isa=isa)
+    fresh = layer.sequences(1).step(layer.net, [(0, tokens_of(1, 5))])["y"]
+    used = layer.sequences(1)
+    layer.net.native.step  # noqa: B018
+    used.step(layer.net, [(0, tokens_of(2, 120))])
+    used.tokens = [[]]
+    np.testing.assert_array_equal(used.step(layer.net, [(0, tokens_of(1, 5))])["y"], fresh)
