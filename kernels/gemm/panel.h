@@ -63,23 +63,25 @@ inline typename V::F load_scale(const uint8_t* p) {
     else return V::load_f16(p);
 }
 
+// Panels are one stream in memory; far enough ahead for the latency of memory, near enough to stay in the first cache.
+constexpr size_t kPrefetchAhead = 4096;
+
 // y[column][row] = panel * tile; y holds `columns` rows of 16 floats.
 template <class V, Type type, int columns>
 void multiply_quantised(const uint8_t* panel, int k, const QuantTile& x, float* y) {
     constexpr Format f = format(type);
+    constexpr PanelLayout at(type);
     constexpr int parts = kPanelRows / V::lanes;
     constexpr bool super = f.scale == Scale::super;
     constexpr bool byte_codes = f.bits == 8 || f.table;  // stored + 128: the full range of a byte
     constexpr bool seeded = f.offset != 0 && (!byte_codes || V::dot8_needs_seed);
-    constexpr int per_group = f.group / 4;         // vectors of 4 columns that share a scale
-    constexpr int groups = kChunk / f.group;       // of one chunk
-    constexpr size_t chunk_bytes = 64 * f.bits;
+    constexpr int per_group = f.group / 4;   // vectors of 4 columns that share a scale
+    constexpr int groups = kChunk / f.group;  // of one chunk
+    constexpr int unit_chunks = at.unit_cols / kChunk;
     using F = typename V::F;
     using I = typename V::I;
     using B = typename V::B;
 
-    const PanelLayout at(type, k);
-    const uint8_t* codes = panel + at.codes;
     alignas(16) uint8_t table[16];
     if constexpr (f.table)
         for (int i = 0; i < 16; ++i) table[i] = static_cast<uint8_t>(table_of(type)[i] + 128);
@@ -87,58 +89,57 @@ void multiply_quantised(const uint8_t* panel, int k, const QuantTile& x, float* 
     F acc[parts][columns];
     for (int r = 0; r < parts; ++r)
         for (int c = 0; c < columns; ++c) acc[r][c] = V::zero();
-    F d[parts], dmin[parts];
-    for (int r = 0; r < parts; ++r) d[r] = dmin[r] = V::zero();
 
-    for (int chunk = 0; chunk < k / kChunk; ++chunk) {
-        for (int b = 0; b < f.bits; ++b) V::prefetch(codes + 64 * b + 2048);
-        for (int r = 0; r < parts; ++r) {
-            const int lane = r * V::lanes;
-            if (super && chunk % (kSuper / kChunk) == 0) {
-                const size_t slot = (static_cast<size_t>(chunk / (kSuper / kChunk)) * kPanelRows + lane) * 2;
-                d[r] = V::load_f16(panel + at.d + slot);
-                if constexpr (f.has_min) dmin[r] = V::load_f16(panel + at.dmin + slot);
+    const int chunks = k / kChunk;
+    const int8_t* q = x.q;
+    for (int first = 0; first < chunks; first += unit_chunks, panel += at.unit_bytes) {
+        for (size_t ahead = 0; ahead < at.unit_bytes; ahead += 64) V::prefetch(panel + kPrefetchAhead + ahead);
+        F d[parts], dmin[parts];
+        if constexpr (super)
+            for (int r = 0; r < parts; ++r) {
+                d[r] = V::load_f16(panel + r * V::lanes * 2);
+                if constexpr (f.has_min) dmin[r] = V::load_f16(panel + at.dmin + r * V::lanes * 2);
             }
-            B w[8];
-            unpack_chunk<V, type>(codes, r, w);
-            if constexpr (f.table) {
-                const B values = V::table(table);
-                for (int j = 0; j < 8; ++j) w[j] = V::lookup(values, w[j]);
-            }
-            for (int g = 0; g < groups; ++g) {
-                const int group = chunk * groups + g;
-                F scale, min = V::zero();
-                if constexpr (super) {
-                    const size_t cell = static_cast<size_t>(group) * kPanelRows + lane;
-                    scale = V::mul(d[r], V::load_i8(panel + at.scale + cell));
-                    if constexpr (f.has_min) min = V::mul(dmin[r], V::load_u8(panel + at.min + cell));
-                } else {
-                    const size_t slot = (static_cast<size_t>(group) * kPanelRows + lane) * 2;
-                    scale = load_scale<V, f.scale>(panel + at.d + slot);
-                    if constexpr (f.has_min) min = V::load_f16(panel + at.dmin + slot);
+        const int here = chunks - first < unit_chunks ? chunks - first : unit_chunks;
+        for (int chunk = 0; chunk < here; ++chunk, q += kChunk * columns) {
+            const size_t cell = static_cast<size_t>(first + chunk) * columns;
+            for (int r = 0; r < parts; ++r) {
+                const int lane = r * V::lanes;
+                B w[8];
+                unpack_chunk<V, type>(panel + at.codes + static_cast<size_t>(chunk) * 64 * f.bits, r, w);
+                if constexpr (f.table) {
+                    const B values = V::table(table);
+                    for (int j = 0; j < 8; ++j) w[j] = V::lookup(values, w[j]);
                 }
-                const int8_t* q = x.q + (static_cast<size_t>(group) * per_group) * columns * 4;
-                for (int c = 0; c < columns; ++c) {
-                    I dot = V::izero();
-                    if constexpr (seeded) {
-                        const int32_t* seed = (f.group == 32 ? x.seed32 : x.seed16) + static_cast<size_t>(group) * columns;
-                        dot = V::template ishl<log2_of(f.offset)>(V::iset1(seed[c]));
+                for (int g = 0; g < groups; ++g) {
+                    const int group = chunk * groups + g;
+                    F scale, min = V::zero();
+                    if constexpr (super) {
+                        scale = V::mul(d[r], V::load_i8(panel + at.scale + group * kPanelRows + lane));
+                        if constexpr (f.has_min) min = V::mul(dmin[r], V::load_u8(panel + at.min + group * kPanelRows + lane));
+                    } else {
+                        const int slot = (group * kPanelRows + lane) * 2;
+                        scale = load_scale<V, f.scale>(panel + slot);
+                        if constexpr (f.has_min) min = V::load_f16(panel + at.dmin + slot);
                     }
-                    for (int j = 0; j < per_group; ++j) {
-                        const B a = V::broadcast4(q + (j * columns + c) * 4);
-                        if constexpr (byte_codes) dot = V::dot8(dot, w[g * per_group + j], a);
-                        else dot = V::dot7(dot, w[g * per_group + j], a);
-                    }
-                    const size_t cell = static_cast<size_t>(chunk) * columns + c;
-                    acc[r][c] = V::fma(V::mul(V::to_float(dot), V::set1(x.scale[cell])), scale, acc[r][c]);
-                    if constexpr (f.has_min) {
-                        const float sum = f.group == 32 ? x.sum32[cell] : x.sum16[static_cast<size_t>(group) * columns + c];
-                        acc[r][c] = V::fnma(min, V::set1(sum), acc[r][c]);
+                    // Sums over this group's columns: the same for each row, so they stand with the activations.
+                    const size_t sums = groups == 1 ? cell : 2 * cell + static_cast<size_t>(g) * columns;
+                    for (int c = 0; c < columns; ++c) {
+                        I dot = V::izero();
+                        if constexpr (seeded)
+                            dot = V::template ishl<log2_of(f.offset)>(V::iset1((groups == 1 ? x.seed32 : x.seed16)[sums + c]));
+                        for (int j = 0; j < per_group; ++j) {
+                            const B a = V::broadcast4(q + ((g * per_group + j) * columns + c) * 4);
+                            if constexpr (byte_codes) dot = V::dot8(dot, w[g * per_group + j], a);
+                            else dot = V::dot7(dot, w[g * per_group + j], a);
+                        }
+                        acc[r][c] = V::fma(V::mul(V::to_float(dot), V::set1(x.scale[cell + c])), scale, acc[r][c]);
+                        if constexpr (f.has_min)
+                            acc[r][c] = V::fnma(min, V::set1((groups == 1 ? x.sum32 : x.sum16)[sums + c]), acc[r][c]);
                     }
                 }
             }
         }
-        codes += chunk_bytes;
     }
     for (int c = 0; c < columns; ++c)
         for (int r = 0; r < parts; ++r) V::store(y + c * kPanelRows + r * V::lanes, acc[r][c]);
@@ -167,8 +168,8 @@ void multiply_float(const uint8_t* panel, int k, const float* x, float* y) {
     };
     int i = 0;
     for (; i + chains <= k; i += chains) {
-        V::prefetch(panel + i * row_bytes + 2048);
-        if constexpr (chains == 4) V::prefetch(panel + i * row_bytes + 2048 + 64);
+        for (size_t ahead = 0; ahead < chains * row_bytes; ahead += 64)
+            V::prefetch(panel + i * row_bytes + kPrefetchAhead + ahead);
         for (int chain = 0; chain < chains; ++chain) step(i + chain, chain);
     }
     for (; i < k; ++i) step(i, 0);

@@ -78,36 +78,35 @@ struct Block {
 
 constexpr size_t align64(size_t n) { return (n + 63) & ~size_t{63}; }
 
-// Byte offsets of the sections inside one packed panel of 16 rows and `cols` columns. Each section runs along
-// the columns, 16 rows side by side, so that one vector lane is one row:
-//   d, dmin   fp16 [cols/group or cols/256][16]
-//   scale     int8 [cols/group][16]           (Scale::super)
-//   min       uint8 [cols/group][16]          (Scale::super with a minimum)
-//   codes     [cols/32][bits][64 bytes]: bit planes of 4, 2 and 1 bits, highest first; a byte of a plane of b bits
-//             holds 8/b codes of its row, 4 columns (one lane) apart
-// Float weights have only `codes`: [cols][16] values.
+// How one packed panel of 16 rows lies in memory: units of 64 columns (256 for types with super-blocks), one after
+// the other, so that a panel is a single stream. A unit holds these sections, 16 rows side by side, so that one vector
+// lane is one row:
+//   d, dmin   fp16 [groups or 1][16]
+//   scale     int8 [groups][16]           (Scale::super)
+//   min       uint8 [groups][16]          (Scale::super with a minimum)
+//   codes     [chunks of 32][bits][64 bytes]: bit planes of 4, 2 and 1 bits, highest first; a byte of a plane of b
+//             bits holds 8/b codes of its row, 4 columns (one lane) apart
+// A last unit that is not full is padded with zeros. Float weights are [cols][16] values, without units.
 struct PanelLayout {
-    size_t d = 0, dmin = 0, scale = 0, min = 0, codes = 0, bytes = 0;
+    size_t dmin = 0, scale = 0, min = 0, codes = 0;  // offsets in a unit; d is at 0
+    int unit_cols = 1;
+    size_t unit_bytes = 0;
 
-    constexpr PanelLayout(Type type, int cols) {
+    explicit constexpr PanelLayout(Type type) {
         const Format& f = format(type);
-        size_t at = 0;
-        auto section = [&at](size_t& start, size_t size) {
-            start = at;
-            at += align64(size);
-        };
-        const size_t n = static_cast<size_t>(cols);
+        unit_cols = f.scale == Scale::none ? 1 : f.scale == Scale::super ? kSuper : 2 * kChunk;
+        const size_t groups = static_cast<size_t>(unit_cols / f.group);
         if (f.scale != Scale::none) {
-            const size_t outer = n / (f.scale == Scale::super ? kSuper : f.group);
-            section(d, outer * kPanelRows * 2);
-            section(dmin, f.has_min ? outer * kPanelRows * 2 : 0);
-            const size_t inner = f.scale == Scale::super ? n / f.group : 0;
-            section(scale, inner * kPanelRows);
-            section(min, f.has_min ? inner * kPanelRows : 0);
+            const bool super = f.scale == Scale::super;
+            const size_t outer = (super ? 1 : groups) * kPanelRows * 2, inner = super ? groups * kPanelRows : 0;
+            dmin = outer;
+            scale = dmin + (f.has_min ? outer : 0);
+            min = scale + inner;
+            codes = align64(min + (f.has_min ? inner : 0));
         }
-        section(codes, n * kPanelRows * f.bits / 8);
-        bytes = at;
+        unit_bytes = codes + static_cast<size_t>(unit_cols) * kPanelRows * f.bits / 8;
     }
+    constexpr size_t bytes(int cols) const { return (cols + unit_cols - 1) / unit_cols * unit_bytes; }
 };
 
 // A linear weight packed for the kernels: `matrices` (experts; 1 for a plain weight) times `panels` panels.
@@ -115,11 +114,16 @@ struct PackedMatrix {
     Type type;
     int matrices, rows, cols;
     int panels;  // of one matrix: rows rounded up to 16, the padding rows are zero
-    PanelLayout layout;
+    size_t panel_bytes;
     uint8_t* data;
 
+    PackedMatrix(Type type, int matrices, int rows, int cols)
+        : type(type), matrices(matrices), rows(rows), cols(cols), panels((rows + kPanelRows - 1) / kPanelRows),
+          panel_bytes(align64(PanelLayout(type).bytes(cols))), data(nullptr) {}
+    size_t bytes() const { return panel_bytes * panels * matrices; }
+
     const uint8_t* panel(int matrix, int index) const {
-        return data + (static_cast<size_t>(matrix) * panels + index) * layout.bytes;
+        return data + (static_cast<size_t>(matrix) * panels + index) * panel_bytes;
     }
 };
 

@@ -51,36 +51,35 @@ void pack_float(const uint8_t* source, const PackedMatrix& m, int first, int val
 
 void pack_panel(const uint8_t* source, const PackedMatrix& m, int which, int index) {
     const Format& f = format(m.type);
-    const PanelLayout& at = m.layout;
-    uint8_t* out = m.data + (static_cast<size_t>(which) * m.panels + index) * at.bytes;
-    std::memset(out, 0, at.bytes);
+    const PanelLayout at(m.type);
+    uint8_t* panel = m.data + (static_cast<size_t>(which) * m.panels + index) * m.panel_bytes;
+    std::memset(panel, 0, m.panel_bytes);
     const int first = index * kPanelRows, valid = std::min(kPanelRows, m.rows - first);
     const size_t row_bytes = static_cast<size_t>(m.cols) / f.block * f.bytes;
     source += static_cast<size_t>(which) * m.rows * row_bytes;
-    if (is_float(m.type)) return pack_float(source, m, first, valid, out + at.codes);
+    if (is_float(m.type)) return pack_float(source, m, first, valid, panel);
 
     const bool super = f.scale == Scale::super;
-    const int groups = f.block / f.group;
+    const int groups = f.block / f.group, blocks_per_unit = at.unit_cols / f.block, chunks = f.block / kChunk;
     alignas(64) uint32_t codes[kSuper / 4][kPanelRows] = {};
     Block block;
     for (int b = 0; b < m.cols / f.block; ++b) {
+        uint8_t* unit = panel + b / blocks_per_unit * at.unit_bytes;
+        const int in_unit = b % blocks_per_unit;
         for (int r = 0; r < valid; ++r) {
             take_apart(m.type, source + (first + r) * row_bytes + static_cast<size_t>(b) * f.bytes, block);
             for (int w = 0; w < f.block / 4; ++w) std::memcpy(&codes[w][r], block.code + 4 * w, 4);
-            const size_t slot = (static_cast<size_t>(b) * kPanelRows + r) * 2;
-            std::memcpy(out + at.d + slot, &block.d, 2);
-            if (f.has_min) std::memcpy(out + at.dmin + slot, &block.dmin, 2);
+            const int slot = (in_unit * kPanelRows + r) * 2;
+            std::memcpy(unit + slot, &block.d, 2);
+            if (f.has_min) std::memcpy(unit + at.dmin + slot, &block.dmin, 2);
             if (!super) continue;
             for (int g = 0; g < groups; ++g) {
-                const size_t cell = (static_cast<size_t>(b) * groups + g) * kPanelRows + r;
-                out[at.scale + cell] = static_cast<uint8_t>(block.scale[g]);
-                if (f.has_min) out[at.min + cell] = block.min[g];
+                unit[at.scale + g * kPanelRows + r] = static_cast<uint8_t>(block.scale[g]);
+                if (f.has_min) unit[at.min + g * kPanelRows + r] = block.min[g];
             }
         }
-        const size_t chunk_bytes = 64 * static_cast<size_t>(f.bits);
-        for (int c = 0; c < f.block / kChunk; ++c)
-            store_chunk(codes + c * 8, f.bits,
-                        out + at.codes + (static_cast<size_t>(b) * (f.block / kChunk) + c) * chunk_bytes);
+        for (int c = 0; c < chunks; ++c)
+            store_chunk(codes + c * 8, f.bits, unit + at.codes + static_cast<size_t>(in_unit * chunks + c) * 64 * f.bits);
     }
 }
 

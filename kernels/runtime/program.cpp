@@ -7,11 +7,10 @@
 namespace localllm {
 
 int Program::add_weight(Type type, int matrices, int rows, int cols, const uint8_t* data) {
-    const int panels = (rows + kPanelRows - 1) / kPanelRows;
-    PackedMatrix packed{type, matrices, rows, cols, panels, PanelLayout(type, cols), nullptr};
-    Memory memory(packed.layout.bytes * panels * matrices);
+    PackedMatrix packed(type, matrices, rows, cols);
+    Memory memory(packed.bytes());
     packed.data = memory.data();
-    const int total = panels * matrices;
+    const int panels = packed.panels, total = panels * matrices;
     std::atomic<int> next{0};
     pool.run([&](Team&) {
         for (int i = next.fetch_add(1); i < total; i = next.fetch_add(1)) pack_panel(data, packed, i / panels, i % panels);
