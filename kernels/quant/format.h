@@ -133,7 +133,7 @@ void dequantize(Type type, const uint8_t* data, size_t n, float* out);
 // Takes one GGUF block apart.
 void take_apart(Type type, const uint8_t* data, Block& out);
 
-// Packs panel `index` of the given matrix from GGUF rows (row-major, `rows` x `cols`).
+// Packs panel `index` of the given matrix from GGUF rows (row-major, `rows` x `cols`) into memory that is zero.
 void pack_panel(const uint8_t* source, const PackedMatrix& matrix, int which, int index);
 
 float half_to_float(uint16_t bits);

@@ -53,7 +53,6 @@ void pack_panel(const uint8_t* source, const PackedMatrix& m, int which, int ind
     const Format& f = format(m.type);
     const PanelLayout at(m.type);
     uint8_t* panel = m.data + (static_cast<size_t>(which) * m.panels + index) * m.panel_bytes;
-    std::memset(panel, 0, m.panel_bytes);
     const int first = index * kPanelRows, valid = std::min(kPanelRows, m.rows - first);
     const size_t row_bytes = static_cast<size_t>(m.cols) / f.block * f.bytes;
     source += static_cast<size_t>(which) * m.rows * row_bytes;
