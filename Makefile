@@ -57,7 +57,7 @@ clean:
 # The build tools stand in the environment itself: a build then finds them in one place each time,
 # and compiles only what has changed.
 $(VENV)/.tools:
-	$(PYTHON) -c 'import sys; sys.exit("error: Python >= 3.10 is needed" * (sys.version_info < (3, 10)))'
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) cmake ninja "scikit-build-core>=0.10" "nanobind>=2.4"
 	@touch $@

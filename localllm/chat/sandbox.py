@@ -17,7 +17,7 @@ import json
 import re
 import time
 from collections import deque
-from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, ValuesView
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
@@ -65,9 +65,9 @@ class Budget:
         seconds: deadline.
     """
 
-    def __init__(self, given: int = 0, seconds: float = 10.0) -> None:
-        self.largest = 4_000_000 + 8 * given
-        self.left = 16_000_000 + 64 * given
+    def __init__(self, given: int = 0, seconds: float = 5.0) -> None:
+        self.largest = 1_000_000 + 8 * given
+        self.left = 4_000_000 + 64 * given
         self._deadline = time.monotonic() + seconds
 
     def spend(self, units: int) -> None:
@@ -251,6 +251,20 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                     _check_text_method(limit, owner, name, args, kwargs, size)
         return limit.admit(super().call(context, function, *args, **kwargs))
 
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Bound `str.format`, which Jinja replaces by its own before it is called."""
+        formatted = super().wrap_str_format(value)
+        if formatted is None:
+            return None
+        text = value.__self__
+
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            limit = _budget()
+            _check_format(limit, text, (*args, *kwargs.values()), limit.measure((args, kwargs)))
+            return formatted(*args, **kwargs)
+
+        return bounded
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Apply + * ** %, after checking the size of what they make."""
         limit = _budget()
@@ -309,17 +323,19 @@ def _check_text_method(
     limit: Budget, text: str, name: str, args: Any, kwargs: Any, size: int
 ) -> None:
     """Refuse the call of a string method that would make a large result out of small parts."""
-    if name == "format":
-        if _WIDE_FIELD.search(text) or any(
-            isinstance(value, int) and abs(value) > 999 and "{" in text.replace("{}", "")
-            for value in (*args, *kwargs.values())
-        ):
-            raise TemplateLimitError("the template formats too wide a field")
-        limit.check(len(text) + text.count("{") * size)
-    elif name == "replace" and len(args) >= 2 and all(isinstance(a, str) for a in args[:2]):
+    if name == "replace" and len(args) >= 2 and all(isinstance(a, str) for a in args[:2]):
         limit.check(len(text) + text.count(args[0]) * len(args[1]))
     elif name == "join" and len(args) == 1 and isinstance(args[0], _CONTAINERS):
         limit.check(size + len(args[0]) * len(text))
+
+
+def _check_format(limit: Budget, text: str, values: Iterable[Any], size: int) -> None:
+    """Refuse a format string that would make a large text: by its widths, or by repetition."""
+    nested = "{" in re.sub(r"\{[^{}]*\}", "", text.replace("{{", ""))
+    wide = nested and any(isinstance(value, int) and abs(value) > 999 for value in values)
+    if wide or _WIDE_FIELD.search(text):
+        raise TemplateLimitError("the template formats too wide a field")
+    limit.check(len(text) + text.count("{") * size)
 
 
 def _to_json(

@@ -24,8 +24,8 @@ _PREFIXES = (
 )
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _QUANTISATION = re.compile(
-    r"(?<![A-Z0-9])((?:UD-)?(?:I?Q\d_(?:K_(?:XXS|XS|XL|S|M|L)|K|XXS|XS|NL|S|M|\d)|TQ\d_\d|MXFP4(?:_MOE)?"
-    r"|BF16|F16|F32))(?![A-Z0-9_])",
+    r"(?<![A-Z0-9])((?:UD-)?(?:I?Q\d[_-](?:K[_-](?:XXS|XS|XL|S|M|L)|K|XXS|XS|NL|S|M|\d)|TQ\d_\d"
+    r"|MXFP4(?:_MOE)?|BF16|F16|F32))(?![A-Z0-9_])",
     re.IGNORECASE,
 )
 _LATER_SHARD = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$")
@@ -107,7 +107,11 @@ def cached_files() -> Iterator[CachedFile]:
 def quantisation_of(filename: str) -> str:
     """The quantisation that a file's name states, in capitals; empty where it states none."""
     found = _QUANTISATION.findall(filename)
-    return str(found[-1]).upper() if found else ""
+    if not found:
+        return ""
+    name = str(found[-1]).upper()
+    dynamic = "UD-" if name.startswith("UD-") else ""
+    return dynamic + name.removeprefix("UD-").replace("-", "_")
 
 
 def _from_cache(name: str, repository: str, wanted: str, default: str) -> LocalModel:
@@ -150,13 +154,13 @@ def _bundled_file() -> Path:
 def _without_prefix(name: str) -> str:
     for prefix in _PREFIXES:
         if name.lower().startswith(prefix):
-            return name[len(prefix) :].rstrip("/")
+            return name[len(prefix) :]
     return name
 
 
 def _split_quantisation(name: str) -> tuple[str, str]:
     plain, colon, quantisation = name.rpartition(":")
-    return (plain, quantisation) if colon else (name, "")
+    return (plain.rstrip("/"), quantisation) if colon else (name.rstrip("/"), "")
 
 
 def _looks_like_path(name: str) -> bool:
@@ -180,7 +184,7 @@ def _near_files(path: Path) -> str:
     if not path.parent.is_dir():
         return f"the folder {path.parent} is not there either"
     siblings = [p.name for p in path.parent.glob("*.gguf")]
-    return _did_you_mean(difflib.get_close_matches(path.name, siblings, n=3))
+    return _did_you_mean(difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.75))
 
 
 def _near_names(name: str) -> str:
