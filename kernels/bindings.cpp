@@ -385,7 +385,7 @@ NB_MODULE(_native, m) {
         .def("output", &Builder::output, nb::arg("name"), nb::arg("buffer"))
         .def("step", &Builder::step, nb::arg("cache"), nb::arg("tokens").noconvert(), nb::arg("lengths").noconvert(),
              nb::arg("past").noconvert(), nb::arg("tables").noconvert(), nb::arg("rows").noconvert())
-        .def_prop_ro("weight_bytes", [](const Builder& b) { return b.program.weight_bytes(); });
+        .def_prop_ro("weight_bytes", [](const Builder& b) { return b.program.weight_memory.used(); });
 }
 
 }  // namespace localllm

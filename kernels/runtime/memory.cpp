@@ -51,4 +51,17 @@ Memory::~Memory() {
 }
 #endif
 
+uint8_t* Arena::take(size_t bytes) {
+    constexpr size_t block = size_t{64} << 20;  // untouched memory costs nothing
+    bytes = (bytes + 63) & ~size_t{63};
+    if (blocks_.empty() || blocks_.back().bytes() - free_at_ < bytes) {
+        blocks_.emplace_back(bytes > block ? bytes : block);
+        free_at_ = 0;
+    }
+    uint8_t* part = blocks_.back().data() + free_at_;
+    free_at_ += bytes;
+    used_ += bytes;
+    return part;
+}
+
 }  // namespace localllm

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <new>
 #include <utility>
+#include <vector>
 
 namespace localllm {
 
@@ -28,6 +29,17 @@ class Memory {
   private:
     uint8_t* data_ = nullptr;
     size_t bytes_ = 0;
+};
+
+// Hands out 64-byte aligned parts of large blocks, so that small weights share huge pages too.
+class Arena {
+  public:
+    uint8_t* take(size_t bytes);
+    size_t used() const { return used_; }
+
+  private:
+    std::vector<Memory> blocks_;
+    size_t free_at_ = 0, used_ = 0;  // in the last block; in all
 };
 
 }  // namespace localllm

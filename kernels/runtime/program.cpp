@@ -8,15 +8,13 @@ namespace localllm {
 
 int Program::add_weight(Type type, int matrices, int rows, int cols, const uint8_t* data) {
     PackedMatrix packed(type, matrices, rows, cols);
-    Memory memory(packed.bytes());
-    packed.data = memory.data();
+    packed.data = weight_memory.take(packed.bytes());
     const int panels = packed.panels, total = panels * matrices;
     std::atomic<int> next{0};
     pool.run([&](Team&) {
         for (int i = next.fetch_add(1); i < total; i = next.fetch_add(1)) pack_panel(data, packed, i / panels, i % panels);
     });
     weights.push_back(packed);
-    weight_memory.push_back(std::move(memory));
     return static_cast<int>(weights.size()) - 1;
 }
 
@@ -66,12 +64,6 @@ void Program::run(Step& step) {
             if (i + 1 < operations.size()) team.barrier();
         }
     });
-}
-
-size_t Program::weight_bytes() const {
-    size_t total = 0;
-    for (const auto& memory : weight_memory) total += memory.bytes();
-    return total;
 }
 
 }  // namespace localllm

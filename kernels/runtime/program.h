@@ -66,7 +66,7 @@ class Program {
     ThreadPool pool;
     const Kernels& kernels;
     std::deque<PackedMatrix> weights;  // operations point at them while the list grows
-    std::vector<Memory> weight_memory;
+    Arena weight_memory;
     std::vector<Table> tables;
     std::vector<std::vector<float>> vectors;
     std::vector<int> widths;  // of the buffers
@@ -79,7 +79,6 @@ class Program {
     // Adds an operation; `on_selected` is set once a Select has been added.
     void add(std::unique_ptr<Operation> operation);
     void run(Step& step);
-    size_t weight_bytes() const;
 
   private:
     bool selected_ = false;

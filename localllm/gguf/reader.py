@@ -52,6 +52,17 @@ class TensorInfo:
         """Bytes it takes in the file."""
         return self.data.size
 
+    def release(self) -> None:
+        """Let the system take back the memory of the mapped bytes; they are read again when used."""
+        root = self.data
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        mapped = root.base.obj if isinstance(root.base, memoryview) else root.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            offset = self.data.ctypes.data - root.ctypes.data
+            start = offset - offset % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_DONTNEED, start, offset + self.data.size - start)
+
 
 class GGUFFile:
     """An open model file; the shards of a split file appear as one.

@@ -154,8 +154,13 @@ class _Lowering:
         """A linear weight, or stacked ones; a row range is packed on its own."""
         rows, cols = weight.shape[-2:]
         matrices = weight.shape[0] if len(weight.shape) == 3 else 1
-        args = (weight.type.name, matrices, rows, cols, weight.data)
-        return self._once("weight", weight.name, lambda: self.core.weight(*args))
+
+        def pack() -> int:
+            number: int = self.core.weight(weight.type.name, matrices, rows, cols, weight.data)
+            weight.info.release()  # the packed copy is read from now on
+            return number
+
+        return self._once("weight", weight.name, pack)
 
     def _table(self, table: Weight) -> int:
         """An embedding, read in place."""
