@@ -145,40 +145,28 @@ void multiply_quantised(const uint8_t* panel, int k, const QuantTile& x, float* 
         for (int r = 0; r < parts; ++r) V::store(y + c * kPanelRows + r * V::lanes, acc[r][c]);
 }
 
-// The same for float weights; x is float [k][columns].
+// The same for float weights; x is float [k][columns]. Each sum runs in the order of the columns whatever the tile's
+// width, so that a row's result does not depend on the rows beside it.
 template <class V, Type type, int columns>
 void multiply_float(const uint8_t* panel, int k, const float* x, float* y) {
     constexpr int parts = kPanelRows / V::lanes;
-    constexpr int chains = columns >= 4 ? 1 : 4 / columns;  // independent sums hide the latency of fma
-    constexpr size_t row_bytes = kPanelRows * (type == Type::F32 ? 4 : 2);
-    typename V::F acc[chains][parts][columns];
-    for (auto& chain : acc)
-        for (auto& part : chain)
-            for (auto& sum : part) sum = V::zero();
-    auto step = [&](int i, int chain) {
+    constexpr size_t element = format(type).bytes, row_bytes = kPanelRows * element;
+    typename V::F acc[parts][columns];
+    for (auto& part : acc)
+        for (auto& sum : part) sum = V::zero();
+    for (int i = 0; i < k; ++i, panel += row_bytes, x += columns) {
+        V::prefetch(panel + kPrefetchAhead);
         for (int r = 0; r < parts; ++r) {
-            const uint8_t* p = panel + i * row_bytes + r * V::lanes * (row_bytes / kPanelRows);
+            const uint8_t* p = panel + r * V::lanes * element;
             typename V::F w;
             if constexpr (type == Type::F32) w = V::load(reinterpret_cast<const float*>(p));
             else if constexpr (type == Type::F16) w = V::load_f16(p);
             else w = V::load_bf16(p);
-            for (int c = 0; c < columns; ++c)
-                acc[chain][r][c] = V::fma(w, V::set1(x[static_cast<size_t>(i) * columns + c]), acc[chain][r][c]);
+            for (int c = 0; c < columns; ++c) acc[r][c] = V::fma(w, V::set1(x[c]), acc[r][c]);
         }
-    };
-    int i = 0;
-    for (; i + chains <= k; i += chains) {
-        for (size_t ahead = 0; ahead < chains * row_bytes; ahead += 64)
-            V::prefetch(panel + i * row_bytes + kPrefetchAhead + ahead);
-        for (int chain = 0; chain < chains; ++chain) step(i + chain, chain);
     }
-    for (; i < k; ++i) step(i, 0);
     for (int c = 0; c < columns; ++c)
-        for (int r = 0; r < parts; ++r) {
-            auto sum = acc[0][r][c];
-            for (int chain = 1; chain < chains; ++chain) sum = V::add(sum, acc[chain][r][c]);
-            V::store(y + c * kPanelRows + r * V::lanes, sum);
-        }
+        for (int r = 0; r < parts; ++r) V::store(y + c * kPanelRows + r * V::lanes, acc[r][c]);
 }
 
 // Quantises column `c` of the tile from `x`; the tile may hold other columns already.
