@@ -10,11 +10,11 @@ from localllm.engine.batch import Batch
 from localllm.engine.engine import Engine
 from localllm.engine.pages import PagePool, Table
 from localllm.errors import UsageError
+from localllm.evaluate.synthetic import random_model
 from localllm.gguf import GGUFFile
 from localllm.models.registry import load_definition
 from localllm.tokenize import load_tokenizer
 from tests.engine.fakes import check_no_leak, greedy, ids
-from tests.support.random_models import random_model
 
 torch = pytest.importorskip("torch")
 native = pytest.importorskip("localllm._native")

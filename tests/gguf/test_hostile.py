@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from localllm.errors import ModelFileError
+from localllm.evaluate.synthetic.vocabularies import spm_vocabulary
 from localllm.gguf import GGUFFile, StringArray, dequantize, write_gguf
 from localllm.gguf.reader import _read_file
 from tests.gguf.build import (
@@ -27,7 +28,6 @@ from tests.gguf.build import (
     u32,
     u64,
 )
-from tests.support.vocabularies import spm_vocabulary
 
 HUGE = (2**63, 2**64 - 1, 2**40, 2**32)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from localllm.errors import ModelFileError
+from localllm.evaluate.synthetic import ARCHITECTURES, random_model
 from localllm.gguf import GGUFFile, StringArray, dequantize
 from tests.gguf import build
-from tests.support.random_models import ARCHITECTURES, random_model
 
 SCALARS = {
     "uint8": 200,

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import ModelFileError
+from localllm.evaluate.synthetic import ARCHITECTURES, random_model
 from localllm.gguf import GGUFFile, StringArray, TensorInfo, quant_type
 from localllm.models import architectures, load_definition, supported_architectures
 from localllm.models.config import RopeConfig, read_config
@@ -20,7 +21,6 @@ from localllm.models.rope import make_rope
 from localllm.ops import eager
 from localllm.ops.tracer import trace
 from tests.models.memory import changed, memory_file, stored
-from tests.support.random_models import ARCHITECTURES, random_model
 
 SUPPORTED = ("gemma3", "llama", "phi3", "qwen2", "qwen3", "qwen3moe")
 

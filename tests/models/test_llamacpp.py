@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from localllm.evaluate.synthetic import ARCHITECTURES, random_model
 from localllm.gguf import GGUFFile
 from localllm.models import load_definition
 from localllm.ops import eager
-from tests.support.random_models import ARCHITECTURES, random_model
 
 pytestmark = pytest.mark.peer
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from localllm.evaluate.synthetic import llama3_rope_factors
 from localllm.models import load_definition
 from localllm.ops import eager
 from tests.models.memory import memory_file
-from tests.support.random_models import llama3_rope_factors
 
 pytestmark = pytest.mark.peer
 transformers = pytest.importorskip("transformers", minversion="5.0")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from localllm.evaluate.synthetic import ARCHITECTURES, random_model
 from localllm.gguf import GGUFFile
 from localllm.models import load_definition
 from localllm.ops import eager
@@ -11,7 +12,6 @@ from localllm.ops.native import lower
 from localllm.ops.spec import Attention, Experts, Rope
 from localllm.ops.tracer import record, trace
 from tests.ops.building import definition, weight
-from tests.support.random_models import ARCHITECTURES, random_model
 
 native = pytest.importorskip("localllm._native")
 

@@ -1,8 +1,7 @@
 """Random tensors in any runnable type: mean 0 and a chosen standard deviation when dequantised.
 
-Types that the gguf package can write are quantised from normal numbers. For the others valid blocks
-are drawn directly: every code, scale and min is random, so that no field of a block can be misread
-without the values changing; only the super-scales are set, to give the wanted deviation.
+Valid blocks are drawn directly: every code, scale and min is random, so that no field of a block
+can be misread without the values changing; only the super-scales are set, to give the deviation.
 """
 
 from __future__ import annotations
@@ -10,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from gguf import GGMLQuantizationType, quants
 
-from localllm.gguf import QuantType, dequantize, quant_type
+from localllm.gguf import QuantType, dequantize
 
 Bytes = np.ndarray
-
-_BY_PACKAGE = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4", "BF16")
 
 
 def random_tensor(
@@ -27,18 +23,17 @@ def random_tensor(
     if draw is not None:
         return _drawn(random, draw, quant, int(np.prod(shape)), deviation), quant, shape
     values = random.standard_normal(shape, np.float32) * np.float32(deviation)
-    return quantize(values, quant), quant, shape
+    return _stored(values, quant), quant, shape
 
 
-def quantize(values: np.ndarray, quant: QuantType) -> Bytes:
-    """Stored bytes of float32 `values` in a plain type or one that the gguf package can write."""
+def _stored(values: np.ndarray, quant: QuantType) -> Bytes:
     if quant.name == "F32":
-        return values.astype(np.float32).view(np.uint8)
+        return values.view(np.uint8)
     if quant.name == "F16":
         return values.astype(np.float16).view(np.uint8)
-    if quant.name not in _BY_PACKAGE:
-        raise ValueError(f"{quant.name} can only be drawn at random")
-    return quants.quantize(values, GGMLQuantizationType[quant.name])
+    if quant.name == "BF16":
+        return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    raise ValueError(f"{quant.name} weights cannot be drawn")
 
 
 def _drawn(
@@ -61,11 +56,38 @@ def _half(values: np.ndarray) -> Bytes:
 
 
 def _bytes(random: np.random.Generator, n: int, count: int) -> Bytes:
-    return random.integers(0, 256, (n, count), dtype=np.uint8)
+    return np.frombuffer(random.bytes(n * count), np.uint8).reshape(n, count)
 
 
 def _signs(random: np.random.Generator, n: int) -> np.ndarray:
     return random.choice(np.array([-1, 1], np.float32), (n, 1))
+
+
+def _signed_codes(code_bytes: int) -> Callable[[np.random.Generator, int, np.ndarray], Bytes]:
+    """Types of one scale and codes about 0: Q4_0, Q5_0, Q8_0, IQ4_NL."""
+
+    def draw(random: np.random.Generator, n: int, d: np.ndarray) -> Bytes:
+        return np.hstack([_half(d * _signs(random, n)), _bytes(random, n, code_bytes)])
+
+    return draw
+
+
+def _codes_with_min(
+    code_bytes: int, mean_code: float
+) -> Callable[[np.random.Generator, int, np.ndarray], Bytes]:
+    """Types of one scale and one value that is added: Q4_1, Q5_1."""
+
+    def draw(random: np.random.Generator, n: int, d: np.ndarray) -> Bytes:
+        return np.hstack([_half(d), _half(-d * mean_code), _bytes(random, n, code_bytes)])
+
+    return draw
+
+
+def _mxfp4(random: np.random.Generator, n: int, d: np.ndarray) -> Bytes:
+    # Scales are powers of two: the two next to d, mixed so that the mean square is d's.
+    exponent, rest = np.divmod(np.log2(d), 1)
+    exponent += random.random((n, 1)) < (4**rest - 1) / 3
+    return np.hstack([np.clip(exponent + 128, 2, 250).astype(np.uint8), _bytes(random, n, 16)])
 
 
 def _scales_and_mins(
@@ -108,22 +130,22 @@ def _q6_k(random: np.random.Generator, n: int, d: np.ndarray) -> Bytes:
     return np.hstack([_bytes(random, n, 192), scales.astype(np.int8).view(np.uint8), _half(d)])
 
 
-def _iq4_nl(random: np.random.Generator, n: int, d: np.ndarray) -> Bytes:
-    return np.hstack([_half(d * _signs(random, n)), _bytes(random, n, 16)])
-
-
 def _iq4_xs(random: np.random.Generator, n: int, d: np.ndarray) -> Bytes:
     return np.hstack([_half(d * _signs(random, n)), _bytes(random, n, 2 + 4 + 128)])
 
 
 _DRAWS: dict[str, Callable[[np.random.Generator, int, np.ndarray], Bytes]] = {
+    "Q4_0": _signed_codes(16),
+    "Q4_1": _codes_with_min(16, 7.5),
+    "Q5_0": _signed_codes(4 + 16),
+    "Q5_1": _codes_with_min(4 + 16, 15.5),
+    "Q8_0": _signed_codes(32),
+    "MXFP4": _mxfp4,
     "Q2_K": _q2_k,
     "Q3_K": _q3_k,
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
-    "IQ4_NL": _iq4_nl,
+    "IQ4_NL": _signed_codes(16),
     "IQ4_XS": _iq4_xs,
 }
-
-assert all(quant_type(name).runnable for name in (*_DRAWS, *_BY_PACKAGE))

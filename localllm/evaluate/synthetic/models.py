@@ -1,8 +1,8 @@
-"""Small random-weight GGUF models of every architecture, for parity tests.
+"""Random-weight GGUF models of every architecture.
 
 Keys and tensor names are those that llama.cpp's loader asks for, so one file runs here and there.
-Weights have a deviation of 1/sqrt(fan in), norms lie about 1, and the output projection is twice
-as large: logits have a deviation of about 2, a distribution that is neither flat nor certain.
+Weights have a deviation of 1/sqrt(fan in) and norms lie about 1, so that activations and logits
+have a deviation of about 1.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from localllm.evaluate.synthetic.blocks import random_tensor
+from localllm.evaluate.synthetic.vocabularies import bpe_vocabulary, spm_vocabulary
 from localllm.gguf import quant_type, write_gguf
-from tests.support.random_blocks import random_tensor
-from tests.support.vocabularies import bpe_vocabulary, spm_vocabulary
 
 ARCHITECTURES = ("llama", "llama-moe", "qwen2", "qwen3", "qwen3moe", "gemma3", "phi3")
 """`llama-moe` is Mixtral: architecture "llama" with experts."""
 
-OUTPUT_GAIN = 2.0
 ROUTER_GAIN = 3.0  # a clear first expert: near-ties that flip the last one matter little
 
 
@@ -201,14 +200,14 @@ def _tensors(shape: ModelShape, weight_type: str | Mapping[str, str], seed: int)
 
     arch = shape.general_architecture
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    matrix("token_embd.weight", shape.vocab_size, shape.width, gain=OUTPUT_GAIN)
+    matrix("token_embd.weight", shape.vocab_size, shape.width)
     norm("output_norm.weight", shape.width)
     if shape.tied:
         # Random signs: otherwise a token's own embedding, still in the stream, predicts that token.
         signs = generator("signs").choice(np.array([-1, 1], np.float32), shape.width)
         tensors["output_norm.weight"] *= signs
     else:
-        matrix("output.weight", shape.vocab_size, shape.width, gain=OUTPUT_GAIN)
+        matrix("output.weight", shape.vocab_size, shape.width)
     if shape.rope_factors:
         tensors.update(_rope_factors(shape))
     for layer in range(shape.layers):
