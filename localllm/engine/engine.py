@@ -172,6 +172,10 @@ class Engine:
         started = time.perf_counter()
         try:
             plan = self._scheduler.schedule()
+            if not plan.chunks:
+                raise LocalLLMError(
+                    "no sequence can go on: other readers hold all pages of the KV memory"
+                )
             for source, target in plan.copies:
                 self.runner.copy_page(source, target)
             logits = self.runner.step(Batch.of(plan.chunks))

@@ -114,14 +114,17 @@ class Scheduler:
         return True
 
     def _admit(self) -> bool:
-        """Let the oldest waiting sequence run if there are pages for all its tokens."""
+        """Let the oldest waiting sequence run if there are pages for all its tokens.
+
+        One more is left for each running one, or the next few tokens would send it back.
+        """
         sequence = self.waiting[0]
         if self.reuse:
             # The last token is computed in any case: its logits are wanted.
             sequence.table = self.pool.match(sequence.tokens[:-1])
             sequence.computed = len(sequence.table.pages) * self.pool.page_size
         needed = self.pool.needed(sequence.table, sequence.computed, len(sequence.tokens))
-        if needed > self.pool.available:
+        if needed + len(self.running) > self.pool.available:
             self.pool.release(sequence.table)
             sequence.computed = 0
             return False

@@ -48,12 +48,12 @@ class FakeRunner:
         for end, length, past, table in zip(
             ends, batch.lengths, batch.past, batch.tables, strict=True
         ):
-            for row in range(length):
-                position = past + row
-                slot = (int(table[position // self.page_size]), int(position % self.page_size))
-                assert slot not in written, "two rows write to one place"
-                written.add(slot)
-                self.memory[slot] = batch.tokens[end - length + row]
+            positions = past + np.arange(length)
+            slots = table[positions // self.page_size], positions % self.page_size
+            places = set(zip(*map(np.ndarray.tolist, slots), strict=True))
+            assert written.isdisjoint(places), "two rows write to one place"
+            written |= places
+            self.memory[slots] = batch.tokens[end - length : end]
         logits = [self._history(batch, ends, row) for row in batch.rows]
         return np.array(logits, np.float32).reshape(len(batch.rows), VOCABULARY)
 
