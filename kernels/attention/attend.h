@@ -72,6 +72,19 @@ inline void score_int8(const uint8_t* keys, const int8_t* q, const float* q_scal
     }
 }
 
+// Rounds one head to bytes; returns the scale. Values that are not finite give zeros and the scale NaN.
+template <class V>
+inline float quantise_head(const float* x, int n, int8_t* out, int* sum) {
+    const float top = peak<V>(x, n);
+    const auto inverse = V::set1(inverse_scale(top));
+    for (int i = 0; i < n; i += V::lanes) {
+        const auto rounded = top == top ? V::to_int(V::mul(V::load(x + i), inverse)) : V::izero();
+        *sum += V::reduce_add(rounded);
+        V::store_i8(out + i, rounded);
+    }
+    return top / 127.0f;
+}
+
 template <class V, CacheType type, int rows>
 void attend(const Attend& a) {
     const int head_dim = a.cache->head_dim;
@@ -92,18 +105,9 @@ void attend(const Attend& a) {
         if constexpr (type == CacheType::f16) {
             for (int i = 0; i < head_dim; ++i) q[i * rows + r] = a.q[r][i] * a.scale;
         } else {
-            auto largest = V::zero();
-            for (int i = 0; i < head_dim; i += V::lanes) largest = V::max(largest, V::abs(V::load(a.q[r] + i)));
-            const float peak = V::reduce_max(largest);
-            const auto inverse = V::set1(peak > 0 ? 127.0f / peak : 0.0f);
-            q_scale[r] = peak / 127.0f * a.scale;
-            int sum = 0;
             alignas(64) int8_t line[kMaxHeadDim];
-            for (int i = 0; i < head_dim; i += V::lanes) {
-                const auto rounded = V::to_int(V::mul(V::load(a.q[r] + i), inverse));
-                sum += V::reduce_add(rounded);
-                V::store_i8(line + i, rounded);
-            }
+            int sum = 0;
+            q_scale[r] = quantise_head<V>(a.q[r], head_dim, line, &sum) * a.scale;
             seed[r] = -128 * sum;
             for (int i = 0; i < head_dim; i += 4) __builtin_memcpy(q8 + (i / 4 * rows + r) * 4, line + i, 4);
         }
@@ -187,21 +191,14 @@ void store_token(const Cache& cache, uint8_t* head, int slot, const float* k, co
         for (int i = 0; i < n; ++i) keys[i * kPageTokens + slot] = line[i];
         for (int i = 0; i < n; i += V::lanes) V::store_f16(values + (static_cast<size_t>(slot) * n + i) * 2, V::load(v + i));
     } else {
-        auto quantise = [n](const float* x, int8_t* line) {
-            auto largest = V::zero();
-            for (int i = 0; i < n; i += V::lanes) largest = V::max(largest, V::abs(V::load(x + i)));
-            const float peak = V::reduce_max(largest);
-            const auto inverse = V::set1(peak > 0 ? 127.0f / peak : 0.0f);
-            for (int i = 0; i < n; i += V::lanes) V::store_i8(line + i, V::to_int(V::mul(V::load(x + i), inverse)));
-            return peak / 127.0f;
-        };
         alignas(64) int8_t line[kMaxHeadDim];
         float* k_scale = reinterpret_cast<float*>(head + static_cast<size_t>(n) * kPageTokens);
         float* v_scale = reinterpret_cast<float*>(values + static_cast<size_t>(n) * kPageTokens);
-        k_scale[slot] = quantise(k, line);
+        int unused = 0;
+        k_scale[slot] = quantise_head<V>(k, n, line, &unused);
         for (int i = 0; i < n; ++i)
             head[(static_cast<size_t>(i / 4) * kPageTokens + slot) * 4 + i % 4] = static_cast<uint8_t>(line[i] ^ 0x80);
-        v_scale[slot] = quantise(v, reinterpret_cast<int8_t*>(values) + static_cast<size_t>(slot) * n);
+        v_scale[slot] = quantise_head<V>(v, n, reinterpret_cast<int8_t*>(values) + static_cast<size_t>(slot) * n, &unused);
     }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gemm/activations.h"
+#include "isa/math.h"
 #include "quant/format.h"
 
 namespace localllm {
@@ -175,14 +176,12 @@ void quantise_column(const float* x, QuantTile& tile, int c) {
     const int columns = tile.columns;
     alignas(64) int8_t q[kChunk];
     for (int chunk = 0; chunk < tile.k / kChunk; ++chunk, x += kChunk) {
-        auto largest = V::zero();
-        for (int i = 0; i < kChunk; i += V::lanes) largest = V::max(largest, V::abs(V::load(x + i)));
-        const float top = V::reduce_max(largest);
+        const float top = peak<V>(x, kChunk);
         const float scale = top / 127.0f;
-        const auto inverse = V::set1(top > 0 ? 127.0f / top : 0.0f);
+        const auto inverse = V::set1(inverse_scale(top));
         int sum[2] = {0, 0};
         for (int i = 0; i < kChunk; i += V::lanes) {
-            const auto rounded = V::to_int(V::round(V::mul(V::load(x + i), inverse)));
+            const auto rounded = top == top ? V::to_int(V::mul(V::load(x + i), inverse)) : V::izero();
             V::store_i8(q + i, rounded);
             sum[i / 16] += V::reduce_add(rounded);
         }

@@ -21,6 +21,21 @@ inline typename V::F vexp(typename V::F x) {
     return V::mul(p, V::pow2(V::to_int(n)));
 }
 
+// The largest magnitude of n values, n a multiple of the lanes; NaN when one of them is not finite.
+template <class V>
+inline float peak(const float* x, int n) {
+    auto largest = V::zero(), check = V::zero();
+    for (int i = 0; i < n; i += V::lanes) {
+        const auto v = V::load(x + i);
+        largest = V::max(largest, V::abs(v));
+        check = V::fma(v, V::zero(), check);
+    }
+    return V::reduce_max(largest) + V::reduce_add(check);
+}
+
+// What values are multiplied with before they are rounded to bytes. Too small a peak (or NaN) gives zeros.
+inline float inverse_scale(float peak) { return peak > 1e-35f ? 127.0f / peak : 0.0f; }
+
 // tanh x = 1 - 2 / (e^2x + 1)
 template <class V>
 inline typename V::F vtanh(typename V::F x) {

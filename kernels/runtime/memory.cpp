@@ -15,7 +15,15 @@ namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
 }
 
-#ifdef _WIN32
+#if defined(LOCALLLM_SANITIZE)
+// The exact size on the heap, so that the address sanitizer sees what is read or written past the end.
+Memory::Memory(size_t bytes) : bytes_(bytes) {
+    if (!bytes) return;
+    data_ = static_cast<uint8_t*>(::operator new(bytes, std::align_val_t(64)));
+    std::memset(data_, 0, bytes);
+}
+Memory::~Memory() { ::operator delete(data_, std::align_val_t(64)); }
+#elif defined(_WIN32)
 Memory::Memory(size_t bytes) : bytes_(bytes) {
     if (!bytes) return;
     data_ = static_cast<uint8_t*>(_aligned_malloc(bytes, 64));
@@ -52,7 +60,11 @@ Memory::~Memory() {
 #endif
 
 uint8_t* Arena::take(size_t bytes) {
+#ifdef LOCALLLM_SANITIZE
+    constexpr size_t block = 0;  // each part on its own
+#else
     constexpr size_t block = size_t{64} << 20;  // untouched memory costs nothing
+#endif
     bytes = (bytes + 63) & ~size_t{63};
     if (blocks_.empty() || blocks_.back().bytes() - free_at_ < bytes) {
         blocks_.emplace_back(bytes > block ? bytes : block);
