@@ -81,7 +81,7 @@ def columns_of(name: str) -> tuple[int, ...]:
 class Net:
     """A native program; token `t` reads row `t` of every input array."""
 
-    def __init__(self, isa: str = "", threads: int = 2):
+    def __init__(self, isa: str = "", threads: int = 1):
         self.native = _native.Program(threads, isa=isa)
         self.outputs: dict[str, int] = {}
 

@@ -57,7 +57,7 @@ def test_norm(isa):
             x[1] *= 1e-4
             x[2] = 0
             weight = random.standard_normal(group).astype(np.float32)
-            net = Net(isa, threads=3)
+            net = Net(isa)
             out = net.buffer(width)
             net.norm(out, net.input(x), net.vector(weight), 1e-5, group)
             found = net.finish({"y": (out, width)}).run(range(5))["y"]
@@ -81,7 +81,7 @@ def test_rope(interleaved, head_dim, pairs):
     x = rows_of(random, 70, heads * head_dim)
     inverse = (10000.0 ** (-np.arange(pairs) / max(pairs, 1))).astype(np.float32)
     for scale in (1.0, 1.19):
-        net = Net(threads=3)
+        net = Net()
         source = net.input(x)
         net.rope(source, net.vector(inverse), heads, head_dim, interleaved, scale)
         found = net.finish({"y": (source, heads * head_dim)}).run(range(70))["y"]
@@ -114,7 +114,7 @@ def test_gated_act(isa, kind):
         gate, up = rows_of(random, 7, width), rows_of(random, 7, width)
         gate[0] *= 20
         gate[1] *= 1e-4
-        net = Net(isa, threads=3)
+        net = Net(isa)
         a, b, out = net.input(gate), net.input(up), net.buffer(width)
         net.gated_act(out, a, b, kind)
         found = net.finish({"y": (out, width)}).run(range(7))["y"]
@@ -142,7 +142,7 @@ def test_add_and_softcap(isa):
     for width in WIDTHS:
         a, b = rows_of(random, 7, width), rows_of(random, 7, width)
         a[0] *= 100
-        net = Net(isa, threads=3)
+        net = Net(isa)
         first, second, out = net.input(a), net.input(b), net.buffer(width)
         net.add(out, first, second)
         net.softcap(first, 5.0)
