@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import cached_property
 
 from localllm.errors import ModelFileError
 from localllm.tokenize.base import SPACE, Tokenizer
 from localllm.tokenize.merging import WordCache, merge
 from localllm.tokenize.pretokenizers import find_pretokenizer, pretokenizer_names
-from localllm.tokenize.vocabulary import Vocabulary, string_array
+from localllm.tokenize.vocabulary import Vocabulary, check_strings, string_array
 
 __all__ = ["BytePairTokenizer"]
 
@@ -55,10 +56,15 @@ class BytePairTokenizer(Tokenizer):
             self.add_bos = True  # files say no, and are wrong
         self._kind = pretokenizer
         self._split = pretokenizer.splitter()
-        merges = string_array(vocabulary.file, "merges")
-        # from the last to the first: of equal merges the first counts
-        self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
+        check_strings(vocabulary.file, "merges")
         self._cache = WordCache(self._encode_word)
+
+    @cached_property
+    def _ranks(self) -> dict[bytes, float]:
+        # built late: where every word of a prompt is a token, nothing asks for it
+        merges = string_array(self.vocabulary.file, "merges")
+        # from the last to the first: of equal merges the first counts
+        return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
 
     def _encode_text(self, text: str, after_special: bool) -> Iterable[int]:
         if not self._kind.byte_level:
@@ -81,11 +87,10 @@ class BytePairTokenizer(Tokenizer):
             if token is not None:
                 out.append(token)
                 continue
-            # merges made something that is no token: its bytes, and nothing for one that is no
-            # token either (as llama.cpp does)
-            names = [b"%c" if kind.byte_level else b"<0x%02X>"]
-            found = (ids.get(names[0] % byte) for byte in part)
-            out += [token for token in found if token is not None]
+            # merges made something that is no token: its bytes; one that is no token either is
+            # lost, as in llama.cpp
+            name = b"%c" if kind.byte_level else b"<0x%02X>"
+            out += [ids[name % byte] for byte in part if name % byte in ids]
         return out
 
     def _decode_normal(self, stored: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import chain, pairwise
 from math import inf
 
@@ -43,35 +43,48 @@ def merge(parts: list[bytes], ranks: Mapping[bytes, float], separator: bytes) ->
 
 def _merge_long(parts: list[bytes], ranks: Mapping[bytes, float], separator: bytes) -> list[bytes]:
     get = ranks.get
-    count = len(parts)
-    following = [*range(1, count), -1]
-    previous = list(range(-1, count - 1))
-    # (rank, index of the left symbol, bytes of both): a pair whose size changed since is outdated
-    heap = [
-        (rank, index, len(left) + len(right))
-        for index, (left, right) in enumerate(pairwise(parts))
-        if (rank := get(left + separator + right)) is not None
-    ]
-    heapify(heap)
-    while heap:
-        _, index, size = heappop(heap)
-        right = following[index]
-        left_symbol = parts[index]
-        if right < 0 or not left_symbol or len(left_symbol) + len(parts[right]) != size:
-            continue
-        merged = parts[index] = left_symbol + parts[right]
-        parts[right] = b""
-        after = following[index] = following[right]
-        if after >= 0:
-            previous[after] = index
-            rank = get(merged + separator + parts[after])
-            if rank is not None:
-                heappush(heap, (rank, index, size + len(parts[after])))
-        before = previous[index]
-        if before >= 0:
-            rank = get(parts[before] + separator + merged)
-            if rank is not None:
-                heappush(heap, (rank, before, len(parts[before]) + size))
+    following = [*range(1, len(parts)), -1]
+    previous = list(range(-1, len(parts) - 1))
+    # the left symbols of the pairs of one rank, as a heap, by rank; and a heap of the ranks
+    waiting: dict[float, list[int]] = {}
+    order: list[float] = []
+
+    def add(rank: float, index: int) -> None:
+        if rank in waiting:
+            heappush(waiting[rank], index)
+        else:
+            waiting[rank] = [index]
+            heappush(order, rank)
+
+    for index, (left, right) in enumerate(pairwise(parts)):
+        rank = get(left + separator + right)
+        if rank is not None:
+            add(rank, index)
+    while order:
+        best = order[0]
+        indices = waiting[best]
+        while indices and order[0] == best:
+            index = heappop(indices)
+            after = following[index]
+            if after < 0 or get((symbol := parts[index]) + separator + parts[after]) != best:
+                continue  # merged with another one meanwhile
+            merged = parts[index] = symbol + parts[after]
+            parts[after] = b""
+            following[index], following[after] = following[after], -1
+            after = following[index]
+            if after >= 0:
+                previous[after] = index
+                rank = get(merged + separator + parts[after])
+                if rank is not None:
+                    add(rank, index)
+            before = previous[index]
+            if before >= 0:
+                rank = get(parts[before] + separator + merged)
+                if rank is not None:
+                    add(rank, before)
+        if not indices and order[0] == best:
+            heappop(order)
+            del waiting[best]
     return [part for part in parts if part]
 
 

@@ -15,13 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import regex
+import regex  # type: ignore[import-untyped]
 
 from localllm.tokenize.unicode import pinned
 
 __all__ = ["PreTokenizer", "find_pretokenizer", "pretokenizer_names"]
 
 Splitter = Callable[[str], list[str]]
+
+_SHORT = 48  # characters; pieces up to this length come again, and are remembered
 
 _CONTRACTION = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 _BLANKS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -148,23 +150,33 @@ class PreTokenizer:
         first, *others = [
             _expression(step) if isinstance(step, str) else step for step in self.steps
         ]
+        if not others:
+            return first
+        remembered = [(step, lru_cache(maxsize=1 << 14)(step)) for step in others]
 
         def split(text: str) -> list[str]:
             pieces = first(text)
-            for step in others:
-                pieces = [word for piece in pieces for word in step(piece)]
+            for step, remember in remembered:
+                pieces = [
+                    word
+                    for piece in pieces
+                    for word in (remember if len(piece) <= _SHORT else step)(piece)
+                ]
             return pieces
 
-        return split if others else first
+        return split
 
 
 @lru_cache(maxsize=64)
 def _expression(pattern: str) -> Splitter:
-    whole = regex.compile(pattern).findall
-    cut = regex.compile(f"({pattern})" if "(?V1)" not in pattern else f"(?V1)({pattern[5:]})").split
+    flags, body = ("(?V1)", pattern[5:]) if pattern.startswith("(?V1)") else ("", pattern)
+    whole = regex.compile(flags + body).findall
+    cut = regex.compile(f"{flags}({body})").split
 
     def split(text: str) -> list[str]:
         words: list[str] = whole(text)
+        if not words:
+            return [text]
         if sum(map(len, words)) == len(text):
             return words
         return [word for word in cut(text) if word]

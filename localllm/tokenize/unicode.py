@@ -8,9 +8,11 @@ of Unicode 15.1; here, code points which that version had not assigned stay unas
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from functools import lru_cache
+from itertools import accumulate
 
-__all__ = ["STAND_IN", "pinned", "unassigned"]
+__all__ = ["STAND_IN", "is_unassigned", "pinned"]
 
 STAND_IN = "\ufdd0"  # a noncharacter: unassigned in every version of Unicode
 
@@ -55,17 +57,25 @@ f 5 1 f uo v 6 6 5x 7 1 h 2 7 1 2 1 5 5 1q x 1 34 19 3 e 2 a 4 2 8w v h 1m 5 1 c
 
 
 @lru_cache(maxsize=1)
-def unassigned() -> re.Pattern[str]:
-    """Matches one code point that Unicode 15.1 leaves unassigned."""
-    ranges, end = [], 0
-    numbers = [int(word, 36) for word in _GAPS.split()]
-    for skipped, length in zip(numbers[::2], numbers[1::2], strict=True):
-        start = end + skipped
-        end = start + length
-        ranges.append(f"\\U{start:08x}-\\U{end - 1:08x}")
-    return re.compile(f"[{''.join(ranges)}]")
+def _gaps() -> tuple[list[int], re.Pattern[str]]:
+    """Where gaps begin and end, alternately; and what matches every candidate for one."""
+    borders = list(accumulate(int(word, 36) for word in _GAPS.split()))
+    # `re` has a fast bitmap for the basic plane, and walks through a list of ranges beyond it
+    basic = "".join(
+        f"\\U{start:08x}-\\U{end - 1:08x}"
+        for start, end in zip(borders[::2], borders[1::2], strict=True)
+        if end <= 0x10000
+    )
+    return borders, re.compile(f"[{basic}\\U00010000-\\U0010ffff]")
+
+
+def is_unassigned(character: str) -> bool:
+    """Whether Unicode 15.1 leaves the character unassigned."""
+    return bisect_right(_gaps()[0], ord(character)) % 2 == 1
 
 
 def pinned(text: str) -> str:
     """`text` with a stand-in for each code point unassigned in Unicode 15.1: of equal length."""
-    return text if text.isascii() else unassigned().sub(STAND_IN, text)
+    if text.isascii():
+        return text
+    return _gaps()[1].sub(lambda match: STAND_IN if is_unassigned(match[0]) else match[0], text)

@@ -8,6 +8,7 @@ alike here.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from localllm.errors import ModelFileError
+from localllm.gguf import StringArray
 
 if TYPE_CHECKING:
     from localllm.gguf import GGUFFile
@@ -163,7 +165,7 @@ class Vocabulary:
         scores: by id, float32 [tokens]; None where the file has none.
         special: id by role: bos, eos, eot, eom, unknown, seperator, padding, mask, fim_*.
         eog: ids after which generation ends.
-        metadata: the tokenizer's other fields, without the prefix.
+        file: the model file, for the fields that only one kind of tokenizer reads.
     """
 
     path: Path
@@ -227,6 +229,8 @@ def read_vocabulary(file: GGUFFile) -> Vocabulary:
         vocabulary.attributes = _ATTRIBUTE_OF_TYPE[np.where(known, types, 7)]
     scores = _numbers(vocabulary, "scores", "iuf")
     if scores is not None:
+        if not np.isfinite(scores).all():
+            raise vocabulary.fail("scores", "a score is infinite or no number")
         vocabulary.scores = scores.astype(np.float32)
     for index in np.flatnonzero(vocabulary.attributes & Attribute.BYTE).tolist():
         if model != "gpt2" and not _BYTE_TOKEN.fullmatch(tokens[index]):
@@ -237,14 +241,19 @@ def read_vocabulary(file: GGUFFile) -> Vocabulary:
     return vocabulary
 
 
+def check_strings(file: GGUFFile, name: str) -> Sequence[bytes]:
+    """The field `tokenizer.ggml.<name>`, which must be an array of strings."""
+    value: Any = file.get(PREFIX + name, list)
+    if len(value) and not isinstance(value[0], bytes):
+        raise ModelFileError(f"{file.path}: {PREFIX}{name}: expected an array of strings")
+    strings: Sequence[bytes] = value
+    return strings
+
+
 def string_array(file: GGUFFile, name: str) -> list[bytes]:
     """All strings of the field `tokenizer.ggml.<name>`."""
-    key = PREFIX + name
-    value: Any = file.get(key, list)
-    strings: list[bytes] | None = value.tolist() if hasattr(value, "tolist") else list(value)
-    if not strings or isinstance(strings[0], bytes):
-        return strings or []
-    raise ModelFileError(f"{file.path}: {key}: expected an array of strings")
+    strings = check_strings(file, name)
+    return strings.tolist() if isinstance(strings, StringArray) else list(strings)
 
 
 def _numbers(vocabulary: Vocabulary, name: str, kinds: str) -> npt.NDArray[Any] | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 
-import regex
+import regex  # type: ignore[import-untyped]
 
 from localllm.tokenize.base import SPACE, Tokenizer
 from localllm.tokenize.merging import WordCache
-from localllm.tokenize.unicode import unassigned
+from localllm.tokenize.unicode import is_unassigned
 from localllm.tokenize.vocabulary import Vocabulary
 
 __all__ = ["WordPieceTokenizer"]
@@ -85,7 +85,7 @@ class _Characters(dict[int, str]):
         return result
 
     def _become(self, character: str) -> str:
-        if unassigned().match(character):
+        if is_unassigned(character):
             return character
         if self._strip_accents:
             character = unicodedata.normalize("NFD", character)[0]
