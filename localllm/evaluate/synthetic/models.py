@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from localllm.errors import UsageError
 from localllm.evaluate.synthetic.blocks import random_tensor
 from localllm.evaluate.synthetic.vocabularies import bpe_vocabulary, spm_vocabulary
 from localllm.gguf import quant_type, write_gguf
+from localllm.gguf.types import RUNNABLE_TYPES
+from localllm.hub.catalog import CatalogModel
 
 ARCHITECTURES = ("llama", "llama-moe", "qwen2", "qwen3", "qwen3moe", "gemma3", "phi3")
 """`llama-moe` is Mixtral: architecture "llama" with experts."""
@@ -125,6 +128,34 @@ def random_model(
     }
     write_gguf(path, content, _tensors(shape, weight_type, seed))
     return Path(path)
+
+
+def catalog_model(path: str | Path, entry: CatalogModel, weight_type: str) -> Path:
+    """Writes random weights in the shape of a catalog entry.
+
+    Raises:
+        UsageError: no weights of that type can be made.
+    """
+    shape = entry.shape
+    if weight_type != "Q4_K_M" and weight_type not in {quant.name for quant in RUNNABLE_TYPES}:
+        known = ", ".join(["Q4_K_M", *(quant.name for quant in RUNNABLE_TYPES)])
+        raise UsageError(f"--quant {weight_type}: must be one of {known}")
+    return random_model(
+        path,
+        "llama-moe" if entry.architecture == "llama" and shape.experts else entry.architecture,
+        weight_type,
+        layers=shape.layers,
+        width=shape.width,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        feed_forward=shape.ffn,
+        vocab_size=shape.vocab,
+        context=entry.context,
+        tied=shape.tied,
+        experts=shape.experts or 8,
+        experts_used=shape.experts_used or 2,
+    )
 
 
 def _vocabulary(shape: ModelShape) -> dict[str, Any]:

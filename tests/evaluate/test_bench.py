@@ -1,0 +1,51 @@
+"""The benchmark: its report's shape, its limits; no timing is asserted."""
+
+import pytest
+
+from localllm.errors import UsageError
+from localllm.evaluate.bench import benchmark
+from localllm.evaluate.synthetic import random_model
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp("bench") / "model.gguf", "llama", "Q4_K_M")
+
+
+def small(path, **options):
+    return benchmark(path, threads=2, prefill=40, decode=3, repetitions=2, **options)
+
+
+def test_report(path):
+    report = small(path, batches=(1, 3), depths=(0, 70))
+    assert report["prefill_tokens_per_second"] > 0
+    assert report["decode_tokens_per_second"] > 0
+    assert [(row["test"], row["batch"], row["depth"]) for row in report["results"]] == [
+        ("prefill", 1, 0),
+        ("decode", 1, 0),
+        ("decode", 3, 0),
+        ("decode", 1, 70),
+        ("decode", 3, 70),
+    ]
+    for row in report["results"]:
+        assert row["slowest"] <= row["tokens_per_second"] <= row["fastest"]
+
+
+@pytest.mark.peer
+def test_beside_the_peer(path):
+    pytest.importorskip("llama_cpp")
+    for row in small(path, batches=(2,), versus="llama.cpp")["results"]:
+        assert row["ratio"] == pytest.approx(row["tokens_per_second"] / row["llama.cpp"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"synthetic": "no-such-model"}, {"synthetic": "llama-3.2-1b", "quantisation": "Q9"}]
+)
+def test_unknown_names(options):
+    with pytest.raises(UsageError):
+        small(None, **options)
+
+
+def test_unknown_peer(path):
+    with pytest.raises(UsageError):
+        small(path, versus="ollama")
