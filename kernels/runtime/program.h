@@ -84,7 +84,6 @@ class Program {
     bool selected_ = false;
     Memory arena_, scratch_;
     std::unique_ptr<std::atomic<int>[]> counters_;
-    friend class Select;
 };
 
 }  // namespace localllm
