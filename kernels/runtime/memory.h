@@ -1,4 +1,4 @@
-// Owned, zeroed, 64-byte aligned memory; large blocks ask for huge pages where the system has them.
+// Owned, zeroed, 64-byte aligned memory.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,7 @@ class Memory {
     size_t bytes_ = 0;
 };
 
-// Hands out 64-byte aligned parts of large blocks, so that small weights share huge pages too.
+// Hands out 64-byte aligned parts of large blocks.
 class Arena {
   public:
     uint8_t* take(size_t bytes);
