@@ -326,6 +326,7 @@ nb::tuple scan_strings(Bytes buffer, uint64_t offset, uint64_t count) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+    nb::set_leak_warnings(false);  // objects alive when the interpreter ends are no user's concern
     m.def("isa", [] { return std::string(kernels().name); });
     m.def("available_isas", [] {
         std::vector<std::string> names;
