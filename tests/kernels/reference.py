@@ -6,7 +6,7 @@ import numpy as np
 
 
 def quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and scales of rows: the largest of a row becomes 127; float32 arithmetic, ties to even."""
+    """Codes and scales of rows: the largest of a row becomes 127, ties to even (float32)."""
     x = np.asarray(x, np.float32)
     peak = np.abs(x).max(-1, keepdims=True)
     with np.errstate(divide="ignore"):

@@ -1,4 +1,4 @@
-"""Attention on the paged cache: shapes, windows, caps, batches, and the same answer in any order."""
+"""Attention on the paged cache: shapes, windows, caps, batches, the same answer in any order."""
 
 import numpy as np
 import pytest

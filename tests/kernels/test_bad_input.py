@@ -1,4 +1,4 @@
-"""Whatever comes from Python: a ValueError or TypeError, never a crash, and the program still runs."""
+"""Whatever comes from Python: a ValueError or TypeError, never a crash, and it still runs."""
 
 import threading
 

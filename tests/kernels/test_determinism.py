@@ -5,7 +5,7 @@ import pytest
 
 from localllm import _native
 
-from .building import FLOAT_TYPES, PAGE, QUANTISED_TYPES, Net, Sequences
+from .building import PAGE, TYPES, Net, Sequences
 
 VOCABULARY, WIDTH, HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 50, 256, 512, 8, 2, 32
 
@@ -39,9 +39,7 @@ def transformer(isa, threads, types, kind="silu"):
         net.rope(q, inverse, HEADS, HEAD_DIM, layer == 0, 1.0)
         net.rope(k, inverse, KV_HEADS, HEAD_DIM, layer == 0, 1.0)
         window, cap = (0, 0.0) if layer else (40, 20.0)
-        net.attention(
-            mixed, q, k, v, layer, HEADS, KV_HEADS, HEAD_DIM, HEAD_DIM**-0.5, window, cap
-        )
+        net.attention(mixed, q, k, v, layer, HEADS, KV_HEADS, HEAD_DIM, HEAD_DIM**-0.5, window, cap)
         net.native.linear(mixed, [weight(inner, WIDTH, WIDTH)], [hidden], [-1], True)
         net.norm(normed, hidden, ones, 1e-6, WIDTH)
         if layer == 0:
@@ -52,9 +50,7 @@ def transformer(isa, threads, types, kind="silu"):
         else:
             experts = [weight(inner, 4, HIDDEN, WIDTH) for _ in range(2)]
             down = weight(inner, 4, WIDTH, HIDDEN)
-            net.moe(
-                branch, normed, weight(router, 4, WIDTH), *experts, down, 2, True, 1.0, kind
-            )
+            net.moe(branch, normed, weight(router, 4, WIDTH), *experts, down, 2, True, 1.0, kind)
         net.add(hidden, hidden, branch)
     chosen, logits = net.buffer(WIDTH), net.buffer(VOCABULARY)
     net.select(chosen, hidden)
@@ -105,20 +101,21 @@ def check_rows_alone(isa, inner, cache):
         alone = sequences(cache, 1, seed=which + 5)
         np.testing.assert_array_equal(alone.step(net, [(0, text)])["logits"], rows)
         np.testing.assert_array_equal(alone.step(net, [(0, new)])["logits"], later)
+        if len(text) > 30:
+            continue  # tests of attention alone go through long texts token by token
         singly = sequences(cache, 1, seed=which + 9)
         steps = [singly.step(net, [(0, [token])])["logits"] for token in [*text, *new]]
         np.testing.assert_array_equal(np.concatenate(steps), np.concatenate([rows, later]))
 
 
-@pytest.mark.parametrize("cache", ["f16", "int8"])
-@pytest.mark.parametrize("inner", QUANTISED_TYPES)
-def test_other_rows_do_not_matter(isa, inner, cache):
-    check_rows_alone(isa, inner, cache)
-
-
-@pytest.mark.parametrize("inner", FLOAT_TYPES)
-def test_other_rows_do_not_matter_for_float_weights(isa, inner):
+@pytest.mark.parametrize("inner", TYPES)
+def test_other_rows_do_not_matter(isa, inner):
     check_rows_alone(isa, inner, "f16")
+
+
+@pytest.mark.parametrize("inner", ["Q8_0", "Q4_K", "F16"])
+def test_other_rows_do_not_matter_to_an_int8_cache(isa, inner):
+    check_rows_alone(isa, inner, "int8")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])

@@ -1,4 +1,4 @@
-"""Linear: every weight type at odd shapes, against exact sums over equally quantised activations."""
+"""Linear: every weight type at odd shapes, against sums over equally quantised activations."""
 
 import numpy as np
 import pytest
@@ -106,9 +106,7 @@ def test_float_and_quantised_weights_on_one_input(isa):
     for count in (1, 2, 4, 11):
         found = net.run(range(count))
         for name, (_, values) in zip(names, made, strict=True):
-            assert_sums(
-                found[name], *reference.linear(x[:count], values, name not in FLOAT_TYPES)
-            )
+            assert_sums(found[name], *reference.linear(x[:count], values, name not in FLOAT_TYPES))
 
 
 def test_selected_rows_only(isa):
