@@ -14,7 +14,7 @@ from localllm.errors import LocalLLMError
 
 Message = Mapping[str, Any]
 
-_LONGEST_SOURCE = 1_000_000
+_LONGEST_SOURCE = 200_000
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 

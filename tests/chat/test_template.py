@@ -220,9 +220,9 @@ GREEDY = {
     "loop recursion": "{% for m in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}",
     "nesting": "(" * 100_000,
     "expression": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
-    "chain": "{{ " + "+".join(["x"] * 20_000) + " }}",
+    "chain": "{{ " + "+".join(["x"] * 5_000) + " }}",
     "blocks": "{% if 1 %}" * 3000 + "{% endif %}" * 3000,
-    "source": "a" * 2_000_000,
+    "source": "a" * 300_000,
     "lipsum": "{{ lipsum(n=99999) }}",
     "constant": "{{ 'aaaaaaaaaa' | center(999999999) }}",
     "caller": "{% macro m() %}{{ caller() }}{{ caller() }}{% endmacro %}" + "{% call m() %}" * 60
