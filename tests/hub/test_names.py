@@ -16,7 +16,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def put(cache: Path, repository: str, *names: str, revision: str = "abc", main: bool = True) -> Path:
+def put(
+    cache: Path, repository: str, *names: str, revision: str = "abc", main: bool = True
+) -> Path:
     folder = cache / f"models--{repository.replace('/', '--')}"
     for name in names:
         path = folder / "snapshots" / revision / name

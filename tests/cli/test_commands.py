@@ -1,0 +1,179 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from localllm.cli import app
+from tests.cli.conftest import Run
+
+
+def test_help_names_every_command(localllm: Run) -> None:
+    result = localllm("--help")
+    assert result.code == 0
+    assert result.error == ""
+    for name in app.COMMANDS:
+        assert f"\n  {name} " in result.out
+    assert localllm("-h").out == localllm("--help").out
+
+
+def test_the_same_help_with_other_arguments(localllm: Run) -> None:
+    assert localllm("--help", "chat").out == localllm("--help").out
+
+
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert app.COMMANDS[name] in text
+    assert "--json" in text
+    assert "--debug" in text
+
+
+def test_version(localllm: Run) -> None:
+    assert localllm("--version").out.startswith("localllm 0.")
+
+
+def test_run_prints_the_answer_and_nothing_else(localllm: Run, model: Path) -> None:
+    flags = ("--max-tokens", 8, "--seed", 1)
+    result = localllm("run", model, "hello", *flags)
+    assert result.code == 0
+    document = json.loads(localllm("run", model, "hello", *flags, "--json").out)
+    assert result.out.removesuffix("\n") == document["text"].removesuffix("\n")
+    assert result.error == "note: the answer was cut after 8 tokens: --max-tokens\n"
+
+
+def test_run_json(localllm: Run, model: Path) -> None:
+    arguments = ["run", model, "hello", "--max-tokens", "8", "--temperature", "0", "--json"]
+    document = json.loads(localllm(*arguments).out)
+    assert len(document["token_ids"]) == 8
+    assert document["finish_reason"] == "length"
+    usage = document["usage"]
+    assert usage["completion_tokens"] == 8
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 8
+    timings = document["timings"]
+    for part in ("prefill", "decode", "load"):
+        assert timings[f"{part}_seconds"] > 0
+    assert timings["decode_tokens_per_second"] > 0
+    assert json.loads(localllm(*arguments).out)["token_ids"] == document["token_ids"]
+    assert (
+        json.loads(localllm(*arguments, "--no-kv-cache").out)["token_ids"] == document["token_ids"]
+    )
+
+
+def test_run_takes_the_prompt_from_stdin_too(localllm: Run, model: Path) -> None:
+    flags = ("--max-tokens", 4, "--seed", 1, "--raw", "--json")
+
+    def prompt_tokens(*arguments: object, stdin: bytes = b"") -> int:
+        out = localllm("run", model, *arguments, *flags, stdin=stdin).out
+        return int(json.loads(out)["usage"]["prompt_tokens"])
+
+    alone = prompt_tokens("ab")
+    assert prompt_tokens(stdin=b"ab") == alone
+    assert prompt_tokens("-", stdin=b"ab") == alone
+    assert prompt_tokens("ab", stdin=b"cd") == prompt_tokens("ab\n\ncd") > alone
+
+
+def test_run_says_that_the_context_is_full(localllm: Run, model: Path) -> None:
+    result = localllm("run", model, "hello", "--seed", 1)
+    assert "the context of 256 tokens is full" in result.error
+    assert result.code == 0
+
+
+def test_tokenize(localllm: Run, model: Path) -> None:
+    text = "the fox <|im_end|> 😀"
+    plain = json.loads(localllm("tokenize", model, text, "--json").out)
+    piped = json.loads(localllm("tokenize", model, "--stdin", "--json", stdin=text.encode()).out)
+    assert plain == piped
+    assert len(plain["ids"]) == len(plain["pieces"])
+    special = json.loads(localllm("tokenize", model, text, "--parse-special", "--json").out)
+    assert "<|im_end|>" in special["pieces"]
+    assert "<|im_end|>" not in plain["pieces"]
+    assert len(localllm("tokenize", model, text).out.splitlines()) == len(plain["ids"])
+
+
+def test_show(localllm: Run, model: Path) -> None:
+    text = localllm("show", model, "--tensors").out
+    assert "qwen3" in text
+    assert "blk.0.attn_q.weight" in text
+    document = json.loads(localllm("show", model, "--json").out)
+    assert document["architecture"] == "qwen3"
+    assert document["quantisation"] == "Q8_0"
+    assert document["context"] == 256
+    assert document["chat_template"]
+    assert "tensors" not in document
+    assert json.loads(localllm("show", model, "--tensors", "--json").out)["tensors"]
+
+
+def test_list(localllm: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "models--a--b" / "snapshots" / "1"
+    folder.mkdir(parents=True)
+    (folder / "m-Q8_0.gguf").write_bytes(b"GGUF")
+    cache = {"HF_HUB_CACHE": str(tmp_path)}
+    text = localllm("list", **cache).out
+    assert "a/b:Q8_0" in text
+    assert "llama-3.2-1b" in text
+    assert "llama-3.2-1b" not in localllm("list", "--here", **cache).out
+    document = json.loads(localllm("list", "--json", **cache).out)
+    assert document["local"][0]["bytes"] == 4
+    assert len(document["catalog"]) >= 25
+
+
+def test_doctor(localllm: Run) -> None:
+    assert "kernels" in localllm("doctor").out
+    document = json.loads(localllm("doctor", "--json").out)
+    assert document["memory_total"] > document["memory_available"] > 0
+
+
+def test_chat_from_a_pipe(localllm: Run, model: Path) -> None:
+    lines = b'/set max_tokens 4\nhello\n"""one\ntwo"""\n/undo\n/show history\n'
+    result = localllm("chat", model, "--seed", 1, stdin=lines)
+    assert result.code == 0
+    assert "max_tokens = 4" in result.error
+    assert "taken back: one" in result.error
+    assert "user: hello" in result.error
+    assert ">>>" not in result.out
+    assert "lists the commands" not in result.error
+
+
+def test_settings_order(localllm: Run, model: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("max_tokens = 5\nkv-type = 'int8'\nstop = ['zzz']\n")
+    arguments = ["run", model, "hello", "--seed", "1", "--json"]
+
+    def count(*more: object, **variables: str) -> int:
+        out = localllm(*arguments, *more, LOCALLLM_CONFIG=str(config), **variables).out
+        return len(json.loads(out)["token_ids"])
+
+    assert count() == 5
+    assert count(LOCALLLM_MAX_TOKENS="4") == 4
+    assert count("--max-tokens", 3, LOCALLLM_MAX_TOKENS="4") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("max_tokns = 5", "unknown setting 'max_tokns' (did you mean max_tokens?)"),
+        ("max_tokens = 'many'", "max_tokens must be a whole number, not 'many'"),
+        ("max_tokens = ", "config.toml"),
+        ("top_p = 2", "--top-p 2.0"),
+    ],
+)
+def test_a_wrong_config_is_named(
+    localllm: Run, model: Path, tmp_path: Path, text: str, problem: str
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    result = localllm("run", model, "hello", LOCALLLM_CONFIG=str(config))
+    assert result.code == 2
+    assert problem in result.error
+    assert result.error.count("\n") == 1
+
+
+def test_a_wrong_variable_is_named(localllm: Run, model: Path) -> None:
+    result = localllm("run", model, "hello", LOCALLLM_TOP_K="many")
+    assert result.code == 2
+    assert "LOCALLLM_TOP_K must be a whole number, not 'many'" in result.error

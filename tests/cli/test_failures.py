@@ -1,0 +1,139 @@
+"""Bad input: one clear line on stderr, an honest exit code, no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from localllm.cli import app
+from localllm.errors import LocalLLMError, UsageError
+from tests.cli.conftest import CODE, Run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (["run", "./none.gguf", "hi"], 1, "no such file: ./none.gguf"),
+        (["chat", "./none.gguf"], 1, "no such file: ./none.gguf"),
+        (["show", "/"], 1, "/ is a directory, not a GGUF file"),
+        (["run", "lama-3.2-1b", "hi"], 1, "did you mean llama-3.2-1b"),
+        (["run", "llama-3.2-1b", "hi"], 1, "llama-3.2-1b is not here"),
+        (["run", "a/b:Q4_K_M", "hi"], 1, "a/b:Q4_K_M is not here"),
+        (["run"], 2, "MODEL"),
+        (["run", "MODEL"], 2, "there is no prompt"),
+        (["run", "MODEL", "  "], 2, "the prompt is empty"),
+        (["run", "MODEL", "hi", "--top-p", "2"], 2, "--top-p 2.0: must be > 0 and <= 1"),
+        (["run", "MODEL", "hi", "--top-p", "x"], 2, "--top-p"),
+        (["run", "MODEL", "hi", "--temperature", "-1"], 2, "--temperature"),
+        (["run", "MODEL", "hi", "--max-tokens", "0"], 2, "--max-tokens"),
+        (["run", "MODEL", "hi", "--strategy", "magic"], 2, "--strategy magic"),
+        (["run", "MODEL", "hi", "--sampler-order", "x"], 2, "--sampler-order x"),
+        (["run", "MODEL", "hi", "--logit-bias", "x=1"], 2, "--logit-bias 'x=1'"),
+        (["run", "MODEL", "hi", "--logit-bias", "99999=1"], 2, "--logit-bias"),
+        (["run", "MODEL", "hi", "--kv-type", "f8"], 2, "--kv-type f8"),
+        (["run", "MODEL", "hi", "--ctx", "0"], 2, "--ctx"),
+        (["run", "MODEL", "hi", "--threads", "0"], 2, "--threads"),
+        (["run", "MODEL", "hi", "--warmth", "1"], 2, "--warmth"),
+        (["run", "MODEL", "word " * 2000], 1, "the context holds 256"),
+        (["chat", "MODEL", "--json"], 2, "localllm run --json"),
+        (["tokenize", "MODEL"], 2, "give either TEXT or --stdin"),
+        (["tokenize", "MODEL", "x", "--stdin"], 2, "give either TEXT or --stdin"),
+        (["bench"], 2, "give either MODEL or --synthetic"),
+        (["bench", "MODEL", "--batch", "1,x"], 2, "--batch 1,x"),
+        (["chta"], 2, "did you mean chat?"),
+        (["--colour"], 2, "--colour"),
+    ],
+)
+def test_one_line(
+    localllm: Run, model: Path, arguments: list[str], code: int, problem: str
+) -> None:
+    arguments = [str(model) if argument == "MODEL" else argument for argument in arguments]
+    result = localllm(*arguments)
+    assert problem in result.error
+    assert result.code == code
+    assert result.error.startswith("error: ")
+    assert result.error.count("\n") == 1
+    assert result.out == ""
+
+
+def test_not_a_gguf(localllm: Run, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    for content in (b"", b"GGU", b"text, not a model\n", b"GGUF\3\0\0\0" + b"\xff" * 16):
+        path.write_bytes(content)
+        result = localllm("run", path, "hi")
+        assert result.code == 1
+        assert result.error.startswith("error: ")
+        assert str(path) in result.error
+        assert result.error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["run", "MODEL"], ["tokenize", "MODEL", "--stdin"]])
+def test_invalid_utf8_names_the_byte(localllm: Run, model: Path, command: list[str]) -> None:
+    arguments = [str(model) if argument == "MODEL" else argument for argument in command]
+    result = localllm(*arguments, stdin="naïve ".encode() + b"\xff\xfe")
+    assert result.code == 1
+    assert "byte 7 is 0xff" in result.error
+    assert result.error.count("\n") == 1
+
+
+def test_a_bug_is_called_a_bug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localllm.cli.doctor._facts", lambda: 1 // 0)
+    monkeypatch.delenv("LOCALLLM_DEBUG", raising=False)
+    assert app.run(["doctor"]) == 1
+    error = capsys.readouterr().err
+    assert "ZeroDivisionError" in error
+    assert "a bug in localllm" in error
+    assert "--debug" in error
+    assert error.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(localllm: Run) -> None:
+    result = localllm("show", "./none.gguf", "--debug")
+    assert "Traceback" in result.error
+    assert result.code == 1
+    assert "Traceback" in localllm("show", "./none.gguf", LOCALLLM_DEBUG="1").error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (LocalLLMError("a\nb", "c"), 1, "error: a b (c)\n"),
+        (UsageError("a"), 2, "error: a\n"),
+        (MemoryError(), 1, "error: out of memory"),
+        (PermissionError(13, "Permission denied", "x.gguf"), 1, "error: x.gguf: Permission denied"),
+        (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(), 0, ""),
+    ],
+)
+def test_exit_codes(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    text: str,
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.delenv("LOCALLLM_DEBUG", raising=False)
+    monkeypatch.setattr("localllm.cli.app._close_stdout", lambda: None)
+    monkeypatch.setattr("localllm.cli.doctor._facts", fail)
+    assert app.run(["doctor"]) == code
+    assert capsys.readouterr().err.startswith(text)
+
+
+def test_a_closed_pipe_is_quiet(environment: dict[str, str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, "list"], stdout=write, stderr=subprocess.PIPE, env=environment
+    )
+    os.close(write)
+    assert done.stderr == b""
+    assert done.returncode == 0

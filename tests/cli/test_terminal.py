@@ -1,0 +1,88 @@
+"""A chat in a real terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import CODE
+
+pexpect = pytest.importorskip("pexpect")
+
+CTRL_C, CTRL_D = "\x03", "\x04"
+
+
+@pytest.fixture
+def chat(environment: dict[str, str], model: Path) -> Iterator[Any]:
+    child = pexpect.spawn(
+        sys.executable,
+        ["-c", CODE, "chat", str(model), "--seed", "1", "--ctx", "4096", "--strategy", "greedy"],
+        env=environment | {"TERM": "xterm"},
+        encoding="utf-8",
+        codec_errors="replace",
+        timeout=60,
+        dimensions=(40, 100),
+    )
+    child.expect("parameters, Q8_0")
+    child.expect("lists the commands")
+    child.expect(">>> ")
+    yield child
+    child.close(force=True)
+
+
+def say(chat: Any, line: str) -> None:
+    chat.send(line + "\r")
+
+
+def test_a_session(chat: Any) -> None:
+    say(chat, "/set max_tokens 5")
+    chat.expect("max_tokens = 5")
+    say(chat, '"""one')
+    chat.expect(r"\.\.\. ")
+    say(chat, 'two"""')
+    chat.expect("ended after 5 tokens")
+    say(chat, "/stats")
+    chat.expect("of 4,096 tokens used")
+    say(chat, "/undo")
+    chat.expect("taken back: one")
+    say(chat, "/bye")
+    chat.expect(pexpect.EOF)
+    chat.close()
+    assert chat.exitstatus == 0
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_session(chat: Any) -> None:
+    say(chat, "hello")
+    chat.expect("hello")
+    chat.expect(r"\w\w\w")
+    chat.send(CTRL_C)
+    chat.expect(r"\(stopped\)")
+    chat.expect(">>> ")
+    chat.send(CTRL_C)
+    chat.expect("Ctrl.C again")
+    say(chat, "/show history")
+    chat.expect("history: hello|user: hello")
+    chat.send(CTRL_D)
+    chat.expect(pexpect.EOF)
+    chat.close()
+    assert chat.exitstatus == 0
+
+
+def test_ctrl_c_twice_leaves(chat: Any) -> None:
+    chat.send(CTRL_C)
+    chat.expect("Ctrl.C again")
+    chat.send(CTRL_C)
+    chat.expect(pexpect.EOF)
+    chat.close()
+    assert chat.exitstatus == 0
+
+
+def test_completion(chat: Any) -> None:
+    chat.send("/sta\t\r")
+    chat.expect("error: no answer yet|prompt 0 tokens")
+    chat.send(CTRL_D)
+    chat.expect(pexpect.EOF)
