@@ -16,6 +16,8 @@ import numpy.typing as npt
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating[Any]]
 
+_BLOCK = 512
+
 
 class Candidates(NamedTuple):
     """Tokens that may still be drawn: ``logits[i]`` belongs to token ``ids[i]``.
@@ -117,11 +119,22 @@ def largest(logits: Floats, k: int) -> Ids:
 
 def draw(candidates: Candidates, uniform: float) -> int:
     """The token at the quantile ``uniform`` in [0, 1) of the candidates' distribution."""
-    cumulative = np.cumsum(candidates.weights())
-    total = cumulative[-1]
-    index = int(np.searchsorted(cumulative, uniform * total, "right"))
-    # uniform * total may round up to total: stay with the last token that has any probability.
-    return candidates.token(min(index, int(np.searchsorted(cumulative, total))))
+    weights = candidates.weights()
+    # A running sum over a whole vocabulary would take longest: find the block, then look inside.
+    starts = np.arange(0, len(weights), _BLOCK)
+    sums = np.add.reduceat(weights, starts)
+    goal = uniform * float(sums.sum())
+    block = _quantile(sums, goal)
+    start = int(starts[block])
+    goal -= float(sums[:block].sum())
+    return candidates.token(start + _quantile(weights[start : start + _BLOCK], goal))
+
+
+def _quantile(weights: npt.NDArray[np.float64], goal: float) -> int:
+    """The first index whose running sum exceeds the goal; by rounding there may be none."""
+    cumulative = np.cumsum(weights)
+    last = np.searchsorted(cumulative, cumulative[-1])  # the last of any weight
+    return int(min(np.searchsorted(cumulative, goal, "right"), last))
 
 
 def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:

@@ -33,6 +33,7 @@ class Engine:
     """A model, its tokenizer, its KV pages, and the sequences under way.
 
     Several generations may be under way at once: whichever is asked for its next token steps all.
+    ``last_stats`` are those of the generation begun last, up to date while it runs.
 
     Args:
         runner: computes the batches.

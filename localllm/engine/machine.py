@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 _CGROUP = Path("/sys/fs/cgroup")  # limits of a container (cgroup v2); absent elsewhere
 

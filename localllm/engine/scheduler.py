@@ -75,7 +75,6 @@ class Scheduler:
     def schedule(self) -> Plan:
         """The next step; empty only where nothing is queued."""
         plan = Plan(self.budget)
-        running = len(self.running)
         for sequence in [s for s in self.running if s.missing == 1]:
             # Those that may have to give way are newer, so none of them is in the plan yet.
             while sequence in self.running and not self._reserve(plan, sequence):
@@ -86,8 +85,6 @@ class Scheduler:
                 if self._reserve(plan, sequence) or plan.chunks:
                     break
                 self._preempt()
-        if len(self.running) < running:
-            return plan  # what was just taken back must not be handed out to a newcomer
         while self.waiting and plan.budget and len(self.running) < self.sequences:
             if not self._admit():
                 break

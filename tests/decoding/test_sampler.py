@@ -250,6 +250,20 @@ def test_draw_stays_within_what_is_possible():
     assert draw(Candidates(None, logits), 1.0) == 2  # what a rounded product would ask for
 
 
+def test_draw_is_the_quantile_of_a_long_distribution():
+    logits = random_logits(6, 5000)
+    quantiles = np.cumsum(reference.softmax(logits.astype(np.float64)))
+    for uniform in np.random.default_rng(0).random(300):
+        found = draw(Candidates(None, logits), uniform)
+        assert quantiles[found] > uniform - 1e-12
+        assert quantiles[found - 1] < uniform + 1e-12 or found == 0
+    lone = np.full(5000, -np.inf, np.float32)
+    lone[[700, 3000]] = 0
+    assert draw(Candidates(None, lone), 0.0) == 700
+    assert draw(Candidates(None, lone), 0.5) == 3000
+    assert draw(Candidates(None, lone), 1.0) == 3000
+
+
 def test_top_p_finds_a_long_prefix_without_top_k():
     logits = np.linspace(0.1, 0, 5000).astype(np.float32)
     kept = top_p(Candidates(None, logits), 0.99)

@@ -98,6 +98,16 @@ def test_the_newest_gives_way_and_the_queue_keeps_its_order():
     check_no_leak(engine)
 
 
+def test_a_prompt_waits_where_it_would_only_be_sent_back():
+    engine = fake_engine(64, pages=16, page_size=4, budget=8)
+    answers = [engine.generate([i] * 40, greedy(12)) for i in (1, 2)]
+    for answer in answers:
+        next(answer)
+    assert sum(len(batch.tokens) for batch in engine.runner.batches) == 40 + 11 + 40
+    assert [len(ids(answer)) for answer in answers] == [11, 11]
+    check_no_leak(engine)
+
+
 def test_a_long_prompt_does_not_stop_an_answer_under_way():
     engine = fake_engine(512, pages=512, budget=16)
     answer = engine.generate(PROMPT, greedy(40))

@@ -72,8 +72,9 @@ def test_known_pages_outlive_their_table_and_the_oldest_go_first():
     assert pool.available == 4
     table = Table()
     pool.writable(table, 0, SIZE)  # takes the end of the oldest text, not its beginning
-    assert len(pool.match(old).pages) == 1
-    assert len(pool.match(new).pages) == 2
+    found = [pool.match(old), pool.match(new)]
+    assert [len(one.pages) for one in found] == [1, 2]
+    pool.check([table, *found])
 
 
 def test_a_known_page_that_is_written_again_is_forgotten():
