@@ -154,10 +154,10 @@ def convert_tool(s: Source) -> ToolCase:
 
 STRING_KEYS = {
     "city": Source.city, "name": Source.name, "person": Source.name, "owner": Source.name,
-    "day": lambda s: s.choice(words.DAYS), "color": lambda s: s.choice(words.COLORS),
-    "item": lambda s: s.choice(words.ITEMS), "title": lambda s: s.made_up_word().capitalize(),
+    "day": lambda s: s.choice(words.DAYS), "color": lambda s: s.thing(words.COLORS),
+    "item": lambda s: s.thing(words.ITEMS), "title": lambda s: s.made_up_word().capitalize(),
     "label": lambda s: s.made_up_word(), "place": Source.city, "animal":
-    lambda s: s.choice(words.ANIMALS), "time": clock_time, "date": date, "tag": Source.made_up_word,
+    lambda s: s.thing(words.ANIMALS), "time": clock_time, "date": date, "tag": Source.made_up_word,
 }  # fmt: skip
 NUMBER_KEYS = ["count", "number", "size", "amount", "level", "limit", "page", "id", "minutes"]
 
@@ -245,7 +245,7 @@ def same_tool_again(source: Source, case: ToolCase) -> ToolCase | None:
 def tool_chat(source: Source) -> Chat:
     """One to four questions for one or two tools, some that need no tool."""
     cases = [tool_case(source)]
-    for _ in range(source.choice((0, 1, 1, 2, 3))):
+    for _ in range(source.choice((1, 2, 3, 3, 4))):
         again = same_tool_again(source, cases[0]) if source.chance(0.5) else None
         case = again or tool_case(source)
         kinds = {c.tool["function"]["description"]: c.tool for c in cases}

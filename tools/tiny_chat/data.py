@@ -12,8 +12,9 @@ from collections.abc import Callable
 from calls import tool_chat
 from fields import json_chat, json_problem, json_turn
 from names import name_chat
+from repeat import repeat
 from source import Chat, Source, assistant, user, vary
-from sums import arithmetic, arithmetic_turn, sum_problem, sum_steps
+from sums import arithmetic, arithmetic_turn, draw_sum, signed, sum_steps
 from talk import (
     greeting,
     greeting_turn,
@@ -39,9 +40,8 @@ THINK_SYSTEMS = [
 def thought(source: Source) -> tuple[str, str]:
     """A question and an answer that begins with a <think> block."""
     if source.chance(0.75):
-        question, answer = sum_problem(source)
-        a, sign, b = answer.split(" ")[:3]
-        steps = sum_steps(int(a), int(b), sign)
+        a, b, sign, question = draw_sum(source)
+        steps, answer = sum_steps(a, b, sign), f"{a} {sign} {b} = {signed(a, sign, b)}"
     elif source.chance(0.5):
         question, answer, command = howto_problem(source)
         steps = f"The user asks about localllm. The command for that is `{command}`."
@@ -97,13 +97,14 @@ def with_system(source: Source, chat: Chat) -> Chat:
 
 SKILLS: dict[str, tuple[Callable[[Source], Chat], float]] = {
     # skill: (generator, share of all training tokens); the rest of the tokens is plain book text
-    "arithmetic": (arithmetic, 0.15),
-    "name": (name_chat, 0.12),
-    "json": (json_chat, 0.12),
-    "tool": (tool_chat, 0.17),
-    "think": (thinking, 0.06),
+    "repeat": (repeat, 0.06),
+    "arithmetic": (arithmetic, 0.22),
+    "name": (name_chat, 0.14),
+    "json": (json_chat, 0.17),
+    "tool": (tool_chat, 0.19),
+    "think": (thinking, 0.05),
     "howto": (howto_chat, 0.04),
     "greet": (greeting, 0.02),
-    "mixed": (mixed, 0.03),
+    "mixed": (mixed, 0.02),
 }
-STORY_SHARE = 0.05
+STORY_SHARE = 0.03

@@ -30,7 +30,7 @@ import sums
 import talk
 from data import THINK_REQUESTS
 from source import Chat, Source, user
-from template import CHAT_TEMPLATE, render_text
+from template import render_text
 
 HERE = Path(__file__).resolve().parent
 BOOKS = HERE.parents[2] / "shared" / "data" / "books"
@@ -117,7 +117,8 @@ def no_tool_case(source: Source) -> Case:
 
 def think_case(source: Source) -> Case:
     """A sum with a request to think."""
-    question, answer = sums.sum_problem(source)
+    a, b, sign, question = sums.draw_sum(source)
+    answer = f"{a} {sign} {b} = {sums.signed(a, sign, b)}"
     request = source.choice(THINK_REQUESTS).format(q=question)
 
     def passes(said: str) -> bool:
@@ -273,7 +274,7 @@ def main() -> None:
     elif args.model:
         from localllm_backend import LocalllmBackend
 
-        backend = LocalllmBackend(args.model, CHAT_TEMPLATE)
+        backend = LocalllmBackend(args.model)
     else:
         parser.error("give --checkpoint or --model")
     print(f"{'skill':12s} {'cases':>6s} {'exact %':>8s}")

@@ -39,7 +39,7 @@ class Record:
 RECORDS = [
     Record(
         {"name": Source.name, "age": lambda s: s.rng.randint(5, 95), "city": Source.city,
-         "job": lambda s: s.choice(words.JOBS)},
+         "job": lambda s: s.thing(words.JOBS)},
         ["{name} is {age} years old and lives in {city}, working as a {job}.",
          "{name}, {age}, is a {job} from {city}.",
          "My friend {name} from {city} is a {job} and turned {age} last week.",
@@ -53,7 +53,7 @@ RECORDS = [
          "Yesterday {name} turned {age}.", "I met {name}, who is {age} years old, at the station."],
     ),
     Record(
-        {"item": lambda s: s.choice(words.ITEMS), "price": _price,
+        {"item": lambda s: s.thing(words.ITEMS), "price": _price,
          "quantity": lambda s: s.rng.randint(2, 60), "customer": Source.name},
         ["{customer} ordered {quantity} pieces of the {item} at {price} dollars each.",
          "We sold {quantity} units of {item} for {price} euros to {customer}.",
@@ -61,12 +61,12 @@ RECORDS = [
          "The {item} costs {price} dollars, and {customer} wants {quantity} of them."],
     ),
     Record(
-        {"item": lambda s: s.choice(words.ITEMS), "price": _price},
+        {"item": lambda s: s.thing(words.ITEMS), "price": _price},
         ["The {item} costs {price} dollars.", "I paid {price} euros for the {item}.",
          "For {price} dollars you can buy this {item}.", "A new {item} is {price} dollars."],
     ),
     Record(
-        {"event": lambda s: s.choice(words.EVENTS), "city": Source.city, "date": date,
+        {"event": lambda s: s.thing(words.EVENTS), "city": Source.city, "date": date,
          "time": clock_time},
         ["The {event} takes place in {city} on {date} at {time}.",
          "On {date} there is a {event} in {city}, starting at {time}.",
@@ -81,8 +81,8 @@ RECORDS = [
          "Room {room} is reserved for {name} on {day} from {time}."],
     ),
     Record(
-        {"animal": lambda s: s.choice(words.ANIMALS), "name": Source.name,
-         "color": lambda s: s.choice(words.COLORS), "age": lambda s: s.rng.randint(1, 20)},
+        {"animal": lambda s: s.thing(words.ANIMALS), "name": Source.name,
+         "color": lambda s: s.thing(words.COLORS), "age": lambda s: s.rng.randint(1, 20)},
         ["The {color} {animal} is called {name} and is {age} years old.",
          "{name} is a {color} {animal} of {age} years.",
          "We have a {animal} named {name}; it is {color} and {age} years old."],
@@ -95,7 +95,7 @@ RECORDS = [
     ),
     Record(
         {"city": Source.city, "temperature": lambda s: s.rng.randint(-15, 40),
-         "weather": lambda s: s.choice(words.CONDITIONS), "day": lambda s: s.choice(words.DAYS)},
+         "weather": lambda s: s.thing(words.CONDITIONS), "day": lambda s: s.choice(words.DAYS)},
         ["On {day} it will be {weather} in {city} with {temperature} degrees.",
          "In {city} it is {weather} and {temperature} degrees this {day}.",
          "{city}, {day}: {weather}, {temperature} degrees."],

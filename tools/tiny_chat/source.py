@@ -57,7 +57,7 @@ class Source:
 
     def name(self) -> str:
         """A first name, real or made up."""
-        if self.chance(0.5):
+        if self.chance(0.5 if self.held_out else 0.3):
             return self.split(lambda: self.rng.choice(words.NAMES))
         return self.split(lambda: self.made_up_word().capitalize())
 
@@ -66,6 +66,12 @@ class Source:
         if self.chance(0.75):
             return self.split(lambda: self.rng.choice(words.CITIES))
         return self.split(lambda: self.made_up_word().capitalize())
+
+    def thing(self, pool: list[str]) -> str:
+        """A word of the list; in training often a made-up one, so that it has to be copied."""
+        if not self.held_out and self.chance(0.3):
+            return self.made_up_word()
+        return self.rng.choice(pool)
 
     def function_name(self) -> str:
         """A made-up tool name such as find_recipe, set_zorbin or lookup_train_ticket."""

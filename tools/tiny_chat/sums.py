@@ -25,17 +25,41 @@ DIFFERENCE_QUESTIONS = [
 
 
 def sum_problem(source: Source) -> tuple[str, str]:
-    """A question and its answer, which repeats the sum: 'Add 12 and 30.', '12 + 30 = 42'."""
+    """A question and its answer: 'Add 17 and 35.', '17 + 35 = 40 + 12 = 52'."""
+    a, b, sign, question = draw_sum(source)
+    return question, worked(a, b, sign)
+
+
+def draw_sum(source: Source) -> tuple[int, int, str, str]:
+    """Two numbers, their sign and a question for them."""
     sign = source.choice(["+", "-"])
     a, b = source.pair(sign)
     questions = SUM_QUESTIONS if sign == "+" else DIFFERENCE_QUESTIONS
-    result = a + b if sign == "+" else a - b
-    question = source.choice(questions).format(a=a, b=b)
-    return question, f"{a} {sign} {b} = {result}"
+    return a, b, sign, source.choice(questions).format(a=a, b=b)
+
+
+def signed(a: int, sign: str, b: int) -> int:
+    """a + b or a - b."""
+    return a + b if sign == "+" else a - b
+
+
+def worked(a: int, b: int, sign: str) -> str:
+    """The sum, tens and ones apart, and the result: '52 - 17 = 40 - 5 = 35'.
+
+    The step between lets so small a network learn the carry from few examples.
+    """
+    tens = signed(a // 10, sign, b // 10) * 10
+    ones = signed(a % 10, sign, b % 10)
+    between = f"{tens} {'-' if ones < 0 else '+'} {abs(ones)}"
+    return f"{a} {sign} {b} = {between} = {signed(a, sign, b)}"
 
 
 def arithmetic_turn(source: Source) -> list[dict]:
-    """One question and its answer."""
+    """One question and its answer; now and then several sums, one per line."""
+    if source.chance(0.25):
+        drawn = [draw_sum(source)[:3] for _ in range(source.rng.randint(2, 6))]
+        asked = "\n".join(f"{a} {sign} {b}" for a, b, sign in drawn)
+        return [user(asked), assistant("\n".join(worked(*values) for values in drawn))]
     question, answer = sum_problem(source)
     return [user(vary(source, question)), assistant(answer)]
 

@@ -12,8 +12,10 @@ import argparse
 import json
 import math
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import books as novels
@@ -31,11 +33,16 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 BOOKS = HERE.parents[2] / "shared" / "data" / "books"
-BATCH_TOKENS = 8192
-ROW_LENGTHS = (256, 512, 1024)  # tokens in a row; a document goes to the shortest that holds it
+BATCH_TOKENS = 4096
+ROW_LENGTHS = (
+    128,
+    256,
+    512,
+    1024,
+)  # tokens in a row; a document goes to the shortest that holds it
 PROSE_WEIGHT = 0.4  # of a token of plain book text in the loss; the chats' tokens count 1
-MATRIX_RATE = 0.02  # Muon's learning rate at the start
-OTHER_RATE = 0.003  # AdamW's, for the embedding and the gains
+MATRIX_RATE = 0.01  # Muon's learning rate at the start
+OTHER_RATE = 0.0015  # AdamW's, for the embedding and the gains
 WARMUP = 0.02  # share of the run
 SAVE_SECONDS = 240
 
@@ -51,8 +58,11 @@ def build_corpus(books: Path, folder: Path, token_count: int, seed: int) -> None
     """
     source = Source(random.Random(seed))
     train_books, _ = novels.read_books(books)
-    tokenizer = _make_tokenizer(source, train_books)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    if (folder / "tokenizer.json").exists():
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    else:
+        tokenizer = _make_tokenizer(source, train_books)
+        tokenizer.save(str(folder / "tokenizer.json"))
     documents: list[tuple[np.ndarray, np.ndarray]] = []
     used = 0.0
     for name, (make, share) in data.SKILLS.items():
@@ -120,7 +130,7 @@ def _book_pieces(tokenizer: Tokenizer, books: list[str], wanted: int, rng: rando
         for book in encoded:
             at = rng.randrange(256)
             while at + 64 < len(book):
-                length = rng.choices(ROW_LENGTHS, (10, 2, 1))[0]
+                length = rng.choices(ROW_LENGTHS[1:], (10, 2, 1))[0]
                 piece = book[at : at + length]
                 weights = np.full(len(piece), PROSE_WEIGHT, np.float16)
                 documents.append((piece, weights))
@@ -253,10 +263,10 @@ class Muon:
 
 
 def rate_at(progress: float) -> float:
-    """The learning rates' factor: short warm-up, level, then linear to zero from 40 % on."""
+    """The learning rates' factor: short warm-up, level, then linear to zero from half on."""
     if progress < WARMUP:
         return max(progress / WARMUP, 0.01)
-    return min(1.0, max(0.0, (1 - progress) / 0.6))
+    return min(1.0, max(0.0, (1 - progress) / 0.5))
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -286,20 +296,22 @@ def train(args: argparse.Namespace, corpus: Rows) -> TinyChat:
         torch.save(state, checkpoint.with_suffix(".new"))
         checkpoint.with_suffix(".new").replace(checkpoint)
 
+    gradients = Gradients(model, args.threads)
     total = math.ceil(args.tokens / BATCH_TOKENS)
     saved, losses = time.monotonic(), []
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
     for tokens, weights, numbers in corpus.batches(skip=first):
         if step >= total:
             break
         begun = time.monotonic()
         factor = rate_at(step / total) * args.rate
-        losses.append(_backward(model, tokens, weights, numbers))
+        losses.append(gradients.add(tokens, weights, numbers))
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         muon.step(MATRIX_RATE * factor)
         for group in adam.param_groups:
             group["lr"] = OTHER_RATE * factor
         adam.step()
-        model.zero_grad(set_to_none=True)
         step += 1
         seconds += time.monotonic() - begun
         if step % 20 == 0 or step == total:
@@ -312,27 +324,55 @@ def train(args: argparse.Namespace, corpus: Rows) -> TinyChat:
             with open(args.out / "log.jsonl", "a", encoding="utf-8") as log:
                 print(json.dumps(line), file=log)
             losses = []
-        if time.monotonic() - saved > SAVE_SECONDS:
+        if stopping or time.monotonic() - saved > SAVE_SECONDS:
             save()
             saved = time.monotonic()
+        if stopping:
+            raise SystemExit("stopped; go on with --resume")
     save()
     return model
 
 
-def _backward(
-    model: TinyChat, tokens: Tensor, weights: Tensor, numbers: Tensor
-) -> tuple[float, float]:
-    """Add the gradients of one batch; returns the mean losses of chat and of prose, in nats."""
-    mask = document_mask(numbers)
-    predicts = weights[:, 1:] > 0  # position t predicts token t + 1
-    target, weight = tokens[:, 1:][predicts], weights[:, 1:][predicts]
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.hidden(tokens, mask)[:, :-1][predicts]
-        logits = F.linear(hidden, model.embed)
-    loss = F.cross_entropy(logits.float(), target, reduction="none")
-    (loss * weight).sum().div(weight.sum()).backward()
-    loss = loss.detach()
-    return loss[weight > 0.9].mean().item(), loss[weight < 0.9].mean().item()
+class Gradients:
+    """Computes a batch's gradients in parts, one per thread.
+
+    Each thread works alone on its rows, so that a busy core delays its own part only.
+    """
+
+    def __init__(self, model: TinyChat, threads: int) -> None:
+        self.model = model
+        self.parameters = list(model.parameters())
+        self.threads = threads
+        self.pool = ThreadPoolExecutor(threads)
+
+    def add(self, tokens: Tensor, weights: Tensor, numbers: Tensor) -> tuple[float, float]:
+        """Set the gradients of one batch [B, T]; returns the mean losses of chat and prose, nats.
+
+        weights[b, t] belongs to predicting tokens[b, t]; documents are numbered within a row.
+        """
+        total = weights[:, 1:].sum()
+        split = zip(
+            *(x.tensor_split(self.threads) for x in (tokens, weights, numbers)), strict=True
+        )
+        parts = list(self.pool.map(lambda part: self._part(*part, total), split))
+        for index, parameter in enumerate(self.parameters):
+            parameter.grad = sum(gradients[index] for gradients, _, _ in parts)
+        loss, weight = (torch.cat([part[i] for part in parts]) for i in (1, 2))
+        return loss[weight > 0.9].mean().item(), loss[weight < 0.9].mean().item()
+
+    def _part(
+        self, tokens: Tensor, weights: Tensor, numbers: Tensor, total: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Gradients of some rows' share of the loss; losses and weights of their targets."""
+        mask = document_mask(numbers)
+        predicts = weights[:, 1:] > 0  # position t predicts token t + 1
+        target, weight = tokens[:, 1:][predicts], weights[:, 1:][predicts]
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            hidden = self.model.hidden(tokens, mask)[:, :-1][predicts]
+            logits = F.linear(hidden, self.model.embed)
+        loss = F.cross_entropy(logits.float(), target, reduction="none")
+        gradients = torch.autograd.grad((loss * weight).sum() / total, self.parameters)
+        return gradients, loss.detach(), weight
 
 
 def main() -> None:
@@ -349,7 +389,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
     parser.add_argument("--init", type=Path, help="checkpoint whose weights a new run begins with")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)  # Gradients has threads of its own
     args.out.mkdir(parents=True, exist_ok=True)
     if not (args.out / "corpus.npz").exists():
         begun = time.monotonic()
