@@ -305,22 +305,24 @@ class Builder {
 // Walks `count` GGUF strings (uint64 length, bytes) from `offset`.
 nb::tuple scan_strings(Bytes buffer, uint64_t offset, uint64_t count) {
     const uint64_t size = buffer.size();
-    require(offset <= size && count <= (size - offset) / 8, "string array leaves the buffer");
-    auto* starts = new int64_t[count ? count : 1];
-    auto* lengths = new int64_t[count ? count : 1];
-    auto start_array = own(starts, {static_cast<size_t>(count)});
-    auto length_array = own(lengths, {static_cast<size_t>(count)});
-    for (uint64_t i = 0; i < count; ++i) {
-        require(size - offset >= 8, "string array leaves the buffer");
+    auto check = [](bool inside) {
+        if (!inside) throw nb::value_error("string array leaves the buffer");
+    };
+    check(offset <= size && count <= (size - offset) / 8);
+    const size_t n = static_cast<size_t>(count);
+    auto starts = own(new int64_t[n ? n : 1], {n});
+    auto lengths = own(new int64_t[n ? n : 1], {n});
+    for (size_t i = 0; i < n; ++i) {
+        check(size - offset >= 8);
         uint64_t length;
         std::memcpy(&length, buffer.data() + offset, 8);
         offset += 8;
-        require(length <= size - offset, "string array leaves the buffer");
-        starts[i] = static_cast<int64_t>(offset);
-        lengths[i] = static_cast<int64_t>(length);
+        check(length <= size - offset);
+        starts.data()[i] = static_cast<int64_t>(offset);
+        lengths.data()[i] = static_cast<int64_t>(length);
         offset += length;
     }
-    return nb::make_tuple(start_array, length_array, offset);
+    return nb::make_tuple(starts, lengths, offset);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from localllm._native import scan_strings  # type: ignore[import-not-found]
+from localllm._native import scan_strings
 from localllm.errors import ModelFileError
 
 UINT32, FLOAT32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9

@@ -1,0 +1,86 @@
+"""The native CPU core (kernels/bindings.cpp); docs/architecture.md explains the interface."""
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+
+def isa() -> str: ...
+def available_isas() -> list[str]: ...
+def scan_strings(buffer: Bytes, offset: int, count: int) -> tuple[Longs, Longs, int]: ...
+def dequantize(type: str, data: Bytes, out: Floats) -> None: ...
+
+class Cache:
+    def __init__(
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        pages: int,
+        page_size: int,
+        type: str,
+    ) -> None: ...
+    def copy_page(self, source: int, target: int) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class Program:
+    def __init__(self, threads: int, isa: str = "") -> None: ...
+    def weight(self, type: str, matrices: int, rows: int, cols: int, data: Bytes) -> int: ...
+    def table(self, type: str, rows: int, cols: int, data: Bytes) -> int: ...
+    def vector(self, data: Floats) -> int: ...
+    def buffer(self, width: int) -> int: ...
+    def embed(self, out: int, table: int, scale: float) -> None: ...
+    def norm(self, out: int, x: int, weight: int, eps: float, group: int) -> None: ...
+    def linear(
+        self, x: int, weights: list[int], outs: list[int], biases: list[int], accumulate: bool
+    ) -> None: ...
+    def rope(
+        self,
+        x: int,
+        inverse_frequencies: int,
+        heads: int,
+        head_dim: int,
+        interleaved: bool,
+        scale: float,
+    ) -> None: ...
+    def attention(
+        self,
+        out: int,
+        q: int,
+        k: int,
+        v: int,
+        layer: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        scale: float,
+        window: int,
+        softcap: float,
+    ) -> None: ...
+    def gated_act(self, out: int, gate: int, up: int, kind: str) -> None: ...
+    def add(self, out: int, a: int, b: int) -> None: ...
+    def softcap(self, x: int, cap: float) -> None: ...
+    def select(self, out: int, x: int) -> None: ...
+    def moe(
+        self,
+        out: int,
+        x: int,
+        router: int,
+        gate: int,
+        up: int,
+        down: int,
+        used: int,
+        normalise: bool,
+        scale: float,
+        kind: str,
+    ) -> None: ...
+    def output(self, name: str, buffer: int) -> None: ...
+    def step(
+        self, cache: Cache, tokens: Ints, lengths: Ints, past: Ints, tables: Ints, rows: Ints
+    ) -> dict[str, Floats]: ...
+    @property
+    def weight_bytes(self) -> int: ...
