@@ -62,7 +62,7 @@ def test_chunks_cut_only_where_no_token_reaches() -> None:
     assert pattern.findall("a\n▁b") == ["a\n", "▁b"]
 
 
-@pytest.mark.parametrize("text", ["a" * 200_000, " " * 200_000, "ab" * 100_000])
+@pytest.mark.parametrize("text", ["a" * 100_000, " " * 100_000, "ab" * 50_000])
 def test_long_text_takes_no_square_time(text: str) -> None:
     start = time.process_time()
     tokenizer = load(("▁", -1.0), ("a", -2.0), ("aa", -3.0), ("▁▁", -4.0), ("▁▁▁▁", -5.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.tokenize import StreamingDetokenizer, Tokenizer, load_tokenizer
@@ -28,6 +28,7 @@ def stream(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_equals_decode_for_any_ids(kind: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[kind]
