@@ -79,7 +79,6 @@ def test_weight_shapes(program, arguments):
         np.zeros(16 * 18, np.int8),
         np.zeros(16 * 18, np.float32),
         np.zeros(16 * 9, np.uint16),
-        bytes(16 * 18),
         None,
         [0] * (16 * 18),
     ],

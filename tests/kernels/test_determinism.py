@@ -145,7 +145,7 @@ def test_values_that_are_not_numbers_stay_in_their_sequence(isa, inner, cache, b
     found = run([(0, [0, 1]), (1, [2, 4, 3]), (2, [5])])
     healthy = run([(0, [0, 1]), (1, [2, 2, 3]), (2, [5])])
     for name in found:
-        others = [0, 1, 2, 5]
+        others = [0, 1, 5]  # the sequence itself may lose earlier rows too: 0 * NaN is NaN
         np.testing.assert_array_equal(found[name][others], healthy[name][others], err_msg=name)
     if not np.isfinite(bad):
         assert not np.isfinite(found["linear"][3]).all()
