@@ -137,7 +137,7 @@ def show_parameters(repl: Repl) -> None:
 def stats(repl: Repl, rest: str) -> None:
     """`/stats`."""
     figures = repl.session.engine.last_stats
-    if figures is None:
+    if figures is None or not figures.prompt_tokens:
         raise UsageError("no answer yet")
     used = figures.prompt_tokens + figures.generated_tokens
     fresh = figures.prompt_tokens - figures.cached_tokens

@@ -74,38 +74,37 @@ class Repl:
         self.conversation.ask(text)
         answer: Answer | None = None
         stopped = False
-        try:
-            answer = self.session.answer(self.conversation.messages, self.params)
-            stopped = self._show(answer)
-        except ContextFullError as error:
-            self.writer.note(f"error: {error}")
-            self.writer.note("/clear forgets the conversation; --ctx gives the model more room")
-        except LocalLLMError as error:
-            self.writer.note(f"error: {error}")
-        finally:
-            self._keep(answer)
+        with _Interrupt() as interrupt:
+            try:
+                answer = self.session.answer(self.conversation.messages, self.params)
+                self._show(answer, interrupt)
+                stopped = interrupt.seen
+            except KeyboardInterrupt:
+                stopped = True
+            except ContextFullError as error:
+                self.writer.note(f"error: {error}")
+                self.writer.note("/clear forgets the conversation; --ctx gives the model more room")
+            except LocalLLMError as error:
+                self.writer.note(f"error: {error}")
+            finally:
+                self._keep(answer)
         if stopped:
             self.writer.note("(stopped)")
         elif answer is not None and answer.finish_reason == "length":
             self.writer.note(self._why_it_ended())
 
-    def _show(self, answer: Answer) -> bool:
-        """Stream an answer; returns whether Ctrl+C stopped it."""
-        pieces = iter(answer)
-        with _Interrupt() as interrupt:
-            try:
-                for reasoning, content in pieces:
-                    interrupt.gentle = True
-                    self.writer.piece(reasoning, content)
-                    if interrupt.seen:
-                        break
-            except KeyboardInterrupt:
-                interrupt.seen = True
-            finally:
-                answer.close()
-                if answer.token_ids:
-                    self.writer.end()
-        return interrupt.seen
+    def _show(self, answer: Answer, interrupt: _Interrupt) -> None:
+        """Stream an answer to its end, or to the token during which Ctrl+C was pressed."""
+        try:
+            for reasoning, content in answer:
+                interrupt.gentle = True
+                self.writer.piece(reasoning, content)
+                if interrupt.seen:
+                    return
+        finally:
+            answer.close()
+            if answer.token_ids:
+                self.writer.end()
 
     def _keep(self, answer: Answer | None) -> None:
         if answer is not None and (answer.content or answer.reasoning):

@@ -61,9 +61,11 @@ def run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
+    except (
+        BrokenPipeError
+    ):  # whoever read the output has gone: nothing to say, and nobody to say it to
         _close_stdout()
-        return 0
+        return 1
     except Exception as error:
         if os.environ.get("LOCALLLM_DEBUG"):
             raise

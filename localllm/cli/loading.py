@@ -25,7 +25,10 @@ def load_engine(model: LocalModel, options: EngineOptions) -> tuple[Engine, floa
         from localllm.engine.engine import Engine
 
         engine = Engine.load(model.path, **arguments)
-        return engine, time.perf_counter() - start
+        seconds = time.perf_counter() - start
+    for note in engine.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return engine, seconds
 
 
 def find(name: str | None) -> LocalModel:

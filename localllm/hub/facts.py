@@ -47,7 +47,7 @@ def describe(file: GGUFFile) -> ModelFacts:
     architecture = file.get("general.architecture", str, "unknown")
     number = file.get("general.file_type", int, None)
     names = _FILE_TYPES.split()
-    stated = names[number] if number in range(len(names)) else "-"
+    stated = names[number] if number is not None and number in range(len(names)) else "-"
     parameters = sum(types.values())
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     return ModelFacts(

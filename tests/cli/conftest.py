@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from localllm.cli import app
 from localllm.evaluate.synthetic import random_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +39,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def endless(model: Path) -> list[str]:
+    """Flags under which the model never ends an answer by itself."""
+    from localllm.gguf import GGUFFile
+    from localllm.tokenize import load_tokenizer
+
+    ends = load_tokenizer(GGUFFile.open(model)).eog_ids
+    return [flag for token in sorted(ends) for flag in ("--logit-bias", f"{token}=-100")]
+
+
+@pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment without the user's own settings."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("LOCALLLM_", "HF_"))}
@@ -54,10 +65,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture
-def localllm(environment: dict[str, str], tmp_path: Path) -> Run:
+def process(environment: dict[str, str], tmp_path: Path) -> Run:
     """Runs `localllm ARGUMENTS…` in a process of its own."""
 
-    def run(*arguments: object, stdin: bytes | None = b"", **variables: str) -> Result:
+    def run(*arguments: object, stdin: bytes = b"", **variables: str) -> Result:
         done = subprocess.run(
             [sys.executable, "-c", CODE, *map(str, arguments)],
             input=stdin,
@@ -67,5 +78,33 @@ def localllm(environment: dict[str, str], tmp_path: Path) -> Run:
             timeout=120,
         )
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
+
+
+@pytest.fixture
+def localllm(
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """Runs `localllm ARGUMENTS…` here, which is much quicker."""
+    for name in {*os.environ, "LOCALLLM_DEBUG"} - environment.keys():
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+    def run(*arguments: object, stdin: bytes = b"", **variables: str) -> Result:
+        source = tmp_path / "stdin"
+        source.write_bytes(stdin)
+        with source.open() as piped, monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", piped)
+            patch.chdir(tmp_path)
+            for name, value in (environment | variables).items():
+                patch.setenv(name, value)
+            capsys.readouterr()
+            code = app.run([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return Result(code, printed.out, printed.err)
 
     return run

@@ -11,8 +11,8 @@ from localllm.cli import app
 from tests.cli.conftest import Run
 
 
-def test_help_names_every_command(localllm: Run) -> None:
-    result = localllm("--help")
+def test_help_names_every_command(process: Run, localllm: Run) -> None:
+    result = process("--help")
     assert result.code == 0
     assert result.error == ""
     for name in app.COMMANDS:
@@ -37,17 +37,20 @@ def test_version(localllm: Run) -> None:
     assert localllm("--version").out.startswith("localllm 0.")
 
 
-def test_run_prints_the_answer_and_nothing_else(localllm: Run, model: Path) -> None:
-    flags = ("--max-tokens", 8, "--seed", 1)
-    result = localllm("run", model, "hello", *flags)
+def test_run_prints_the_answer_and_nothing_else(
+    process: Run, localllm: Run, model: Path, endless: list[str]
+) -> None:
+    flags = ("--max-tokens", 8, "--seed", 1, *endless)
+    result = process("run", model, "hello", *flags)
     assert result.code == 0
     document = json.loads(localllm("run", model, "hello", *flags, "--json").out)
     assert result.out.removesuffix("\n") == document["text"].removesuffix("\n")
     assert result.error == "note: the answer was cut after 8 tokens: --max-tokens\n"
 
 
-def test_run_json(localllm: Run, model: Path) -> None:
-    arguments = ["run", model, "hello", "--max-tokens", "8", "--temperature", "0", "--json"]
+def test_run_json(localllm: Run, model: Path, endless: list[str]) -> None:
+    flags = ["--max-tokens", "8", "--temperature", "0", "--json", *endless]
+    arguments = ["run", model, "hello", *flags]
     document = json.loads(localllm(*arguments).out)
     assert len(document["token_ids"]) == 8
     assert document["finish_reason"] == "length"
@@ -77,8 +80,8 @@ def test_run_takes_the_prompt_from_stdin_too(localllm: Run, model: Path) -> None
     assert prompt_tokens("ab", stdin=b"cd") == prompt_tokens("ab\n\ncd") > alone
 
 
-def test_run_says_that_the_context_is_full(localllm: Run, model: Path) -> None:
-    result = localllm("run", model, "hello", "--seed", 1)
+def test_run_says_that_the_context_is_full(localllm: Run, model: Path, endless: list[str]) -> None:
+    result = localllm("run", model, "hello", "--seed", 1, *endless)
     assert "the context of 256 tokens is full" in result.error
     assert result.code == 0
 
@@ -128,9 +131,9 @@ def test_doctor(localllm: Run) -> None:
     assert document["memory_total"] > document["memory_available"] > 0
 
 
-def test_chat_from_a_pipe(localllm: Run, model: Path) -> None:
+def test_chat_from_a_pipe(process: Run, model: Path) -> None:
     lines = b'/set max_tokens 4\nhello\n"""one\ntwo"""\n/undo\n/show history\n'
-    result = localllm("chat", model, "--seed", 1, stdin=lines)
+    result = process("chat", model, "--seed", 1, stdin=lines)
     assert result.code == 0
     assert "max_tokens = 4" in result.error
     assert "taken back: one" in result.error
@@ -139,10 +142,10 @@ def test_chat_from_a_pipe(localllm: Run, model: Path) -> None:
     assert "lists the commands" not in result.error
 
 
-def test_settings_order(localllm: Run, model: Path, tmp_path: Path) -> None:
+def test_settings_order(localllm: Run, model: Path, endless: list[str], tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("max_tokens = 5\nkv-type = 'int8'\nstop = ['zzz']\n")
-    arguments = ["run", model, "hello", "--seed", "1", "--json"]
+    arguments = ["run", model, "hello", "--seed", "1", "--json", *endless]
 
     def count(*more: object, **variables: str) -> int:
         out = localllm(*arguments, *more, LOCALLLM_CONFIG=str(config), **variables).out

@@ -24,7 +24,7 @@ from tests.cli.conftest import CODE, Run
         (["run", "llama-3.2-1b", "hi"], 1, "llama-3.2-1b is not here"),
         (["run", "a/b:Q4_K_M", "hi"], 1, "a/b:Q4_K_M is not here"),
         (["run"], 2, "MODEL"),
-        (["run", "MODEL"], 2, "there is no prompt"),
+        (["run", "MODEL"], 2, "the prompt is empty"),
         (["run", "MODEL", "  "], 2, "the prompt is empty"),
         (["run", "MODEL", "hi", "--top-p", "2"], 2, "--top-p 2.0: must be > 0 and <= 1"),
         (["run", "MODEL", "hi", "--top-p", "x"], 2, "--top-p"),
@@ -93,11 +93,24 @@ def test_a_bug_is_called_a_bug(
     assert error.count("\n") == 1
 
 
-def test_debug_shows_the_traceback(localllm: Run) -> None:
-    result = localllm("show", "./none.gguf", "--debug")
+def test_debug_shows_the_traceback(process: Run) -> None:
+    result = process("show", "./none.gguf", "--debug")
     assert "Traceback" in result.error
     assert result.code == 1
-    assert "Traceback" in localllm("show", "./none.gguf", LOCALLLM_DEBUG="1").error
+
+
+def test_in_a_process_of_its_own(process: Run, model: Path) -> None:
+    for arguments, stdin, code, problem in [
+        (["run", "./none.gguf", "hi"], b"", 1, "error: no such file: ./none.gguf"),
+        (["run", str(model), "hi", "--top-p", "2"], b"", 2, "error: --top-p 2.0: must be > 0"),
+        (["run", str(model)], b"\xff", 1, "error: stdin is not valid UTF-8: byte 0 is 0xff"),
+        (["chta"], b"", 2, "error: no command 'chta' (did you mean chat?)"),
+    ]:
+        result = process(*arguments, stdin=stdin)
+        assert result.code == code
+        assert result.error.startswith(problem)
+        assert result.error.count("\n") == 1
+        assert result.out == ""
 
 
 @pytest.mark.parametrize(
@@ -108,7 +121,7 @@ def test_debug_shows_the_traceback(localllm: Run) -> None:
         (MemoryError(), 1, "error: out of memory"),
         (PermissionError(13, "Permission denied", "x.gguf"), 1, "error: x.gguf: Permission denied"),
         (KeyboardInterrupt(), 130, ""),
-        (BrokenPipeError(), 0, ""),
+        (BrokenPipeError(), 1, ""),
     ],
 )
 def test_exit_codes(
@@ -136,4 +149,4 @@ def test_a_closed_pipe_is_quiet(environment: dict[str, str]) -> None:
     )
     os.close(write)
     assert done.stderr == b""
-    assert done.returncode == 0
+    assert done.returncode == 1
