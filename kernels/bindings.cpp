@@ -45,7 +45,8 @@ Type type_named(const std::string& name) {
 void check_weight(Type type, int64_t matrices, int64_t rows, int64_t cols, size_t bytes) {
     const Format& f = format(type);
     constexpr int64_t most = int64_t{1} << 31;
-    require(matrices > 0 && rows > 0 && cols > 0 && matrices < most && rows < most && cols < most, "weight: empty or too large");
+    require(matrices > 0 && rows > 0 && cols > 0 && matrices < most && rows < most && cols < most,
+            "weight: empty or too large");
     require(cols % f.block == 0, std::string(f.name) + " weight: columns are not a multiple of the block size");
     require(bytes / rows / matrices == static_cast<size_t>(cols / f.block * f.bytes) && bytes % (rows * matrices) == 0,
             std::string(f.name) + " weight: the data does not have the size of its shape");
@@ -63,7 +64,8 @@ class Builder {
         check_weight(t, matrices, rows, cols, data.size());
         nb::gil_scoped_release release;
         const std::lock_guard<std::mutex> lock(running_);
-        return program.add_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols), data.data());
+        return program.add_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols),
+                                  data.data());
     }
     int table(const std::string& type, int64_t rows, int64_t cols, Bytes data) {
         const Type t = type_named(type);
@@ -105,7 +107,8 @@ class Builder {
     void linear(int x, const std::vector<int>& weights, const std::vector<int>& outs, const std::vector<int>& biases,
                 bool accumulate) {
         auto op = std::make_unique<Linear>();
-        require(!weights.empty() && weights.size() == outs.size() && weights.size() == biases.size(), "linear: list lengths differ");
+        require(!weights.empty() && weights.size() == outs.size() && weights.size() == biases.size(),
+                "linear: list lengths differ");
         op->x = buffer_id(x);
         op->accumulate = accumulate;
         for (size_t i = 0; i < weights.size(); ++i) {
@@ -121,7 +124,8 @@ class Builder {
         auto op = std::make_unique<Rope>();
         require(frequencies >= 0 && frequencies < static_cast<int>(program.vectors.size()), "rope: no such vector");
         op->pairs = static_cast<int>(program.vectors[frequencies].size());
-        require(heads > 0 && head_dim > 0 && op->pairs <= head_dim / 2, "rope: more frequencies than the head has pairs");
+        require(heads > 0 && head_dim > 0 && op->pairs <= head_dim / 2,
+                "rope: more frequencies than the head has pairs");
         op->x = width_is(x, int64_t{heads} * head_dim, "rope");
         op->heads = heads;
         op->head_dim = head_dim;
@@ -133,13 +137,15 @@ class Builder {
         if (same == program.rotations.end()) program.rotations.push_back({frequencies, static_cast<float>(scale)});
         program.add(std::move(op));
     }
-    void attention(int out, int q, int k, int v, int layer, int heads, int kv_heads, int head_dim, double scale, int window,
-                   double softcap) {
+    void attention(int out, int q, int k, int v, int layer, int heads, int kv_heads, int head_dim, double scale,
+                   int window, double softcap) {
         auto op = std::make_unique<Attention>();
         require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "attention: heads is not a multiple of kv_heads");
-        require(head_dim > 0 && head_dim % 16 == 0 && head_dim <= kMaxHeadDim, "attention: head_dim must be a multiple of 16, at most 512");
+        require(head_dim > 0 && head_dim % 16 == 0 && head_dim <= kMaxHeadDim,
+                "attention: head_dim must be a multiple of 16, at most 512");
         require(layer >= 0 && layer < (1 << 20), "attention: bad layer");
-        require(layers_ == 0 || (kv_heads == kv_heads_ && head_dim == head_dim_), "attention: the layers differ in their KV heads");
+        require(layers_ == 0 || (kv_heads == kv_heads_ && head_dim == head_dim_),
+                "attention: the layers differ in their KV heads");
         const int64_t q_width = int64_t{heads} * head_dim, kv_width = int64_t{kv_heads} * head_dim;
         op->q = width_is(q, q_width, "attention");
         op->k = width_is(k, kv_width, "attention");
@@ -194,10 +200,13 @@ class Builder {
     void moe(int out, int x, int router, int gate, int up, int down, int used, bool normalise, double scale,
              const std::string& kind) {
         auto op = std::make_unique<Experts>();
-        const PackedMatrix &r = matrix(router, "moe"), &g = matrix(gate, "moe"), &u = matrix(up, "moe"), &d = matrix(down, "moe");
+        const PackedMatrix &r = matrix(router, "moe"), &g = matrix(gate, "moe"), &u = matrix(up, "moe"),
+                           &d = matrix(down, "moe");
         const int width = program.widths[buffer_id(x)];
-        require(r.matrices == 1 && r.cols == width && g.cols == width && u.cols == width && d.rows == width, "moe: a weight does not fit the input");
-        require(g.matrices == r.rows && u.matrices == r.rows && d.matrices == r.rows, "moe: the experts are not as many as the router says");
+        require(r.matrices == 1 && r.cols == width && g.cols == width && u.cols == width && d.rows == width,
+                "moe: a weight does not fit the input");
+        require(g.matrices == r.rows && u.matrices == r.rows && d.matrices == r.rows,
+                "moe: the experts are not as many as the router says");
         require(g.rows == u.rows && d.cols == g.rows, "moe: gate, up and down do not fit together");
         require(used > 0 && used <= r.rows, "moe: more experts used than there are");
         op->x = x;
@@ -224,7 +233,8 @@ class Builder {
         s.rows = static_cast<int>(tokens.size());
         s.tokens = tokens.data();
         require(tokens.size() > 0 && tokens.size() < (1u << 24), "step: no rows, or too many");
-        require(lengths.size() == past.size() && lengths.size() == tables.shape(0), "step: lengths, past and tables differ in number");
+        require(lengths.size() == past.size() && lengths.size() == tables.shape(0),
+                "step: lengths, past and tables differ in number");
         require(layers_ == 0 || (cache.layers >= layers_ && cache.kv_heads == kv_heads_ && cache.head_dim == head_dim_),
                 "step: the cache has another shape than the program");
         for (size_t i = 0; i < tokens.size(); ++i)
@@ -232,7 +242,8 @@ class Builder {
         int64_t row = 0;
         for (size_t i = 0; i < lengths.size(); ++i) {
             const int64_t length = lengths.data()[i], before = past.data()[i];
-            require(length > 0 && before >= 0 && before + length <= INT32_MAX && row + length <= s.rows, "step: bad sequence length");
+            require(length > 0 && before >= 0 && before + length <= INT32_MAX && row + length <= s.rows,
+                    "step: bad sequence length");
             const int64_t needed = (before + length + kPageTokens - 1) / kPageTokens;
             require(needed <= static_cast<int64_t>(tables.shape(1)), "step: the block table is too short");
             const int32_t* table = tables.data() + i * tables.shape(1);
@@ -349,42 +360,50 @@ NB_MODULE(_native, m) {
         .def(
             "__init__",
             [](Cache* self, int layers, int kv_heads, int head_dim, int pages, int page_size, const std::string& type) {
-                require(layers > 0 && kv_heads > 0 && pages > 0 && head_dim > 0 && head_dim % 16 == 0 && head_dim <= kMaxHeadDim,
+                require(layers > 0 && kv_heads > 0 && pages > 0 && head_dim > 0 && head_dim % 16 == 0 &&
+                            head_dim <= kMaxHeadDim,
                         "cache: bad shape (head_dim must be a multiple of 16, at most 512)");
-                require(static_cast<double>(layers) * kv_heads * pages * (8.0 * head_dim * kPageTokens) < 1e15, "cache: too large");
+                require(static_cast<double>(layers) * kv_heads * pages * (8.0 * head_dim * kPageTokens) < 1e15,
+                        "cache: too large");
                 require(page_size == kPageTokens, "cache: the page size is 32");
                 require(type == "f16" || type == "int8", "cache: the type must be f16 or int8");
                 new (self) Cache(layers, kv_heads, head_dim, pages, type == "f16" ? CacheType::f16 : CacheType::int8);
             },
-            nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("pages"), nb::arg("page_size"), nb::arg("type"))
-        .def("copy_page",
-             [](Cache& cache, int source, int target) {
-                 require(source >= 0 && source < cache.pages && target >= 0 && target < cache.pages, "copy_page: no such page");
-                 for (int layer = 0; layer < cache.layers; ++layer)
-                     std::memmove(cache.head(layer, target, 0), cache.head(layer, source, 0), cache.page_bytes);
-             },
-             nb::arg("source"), nb::arg("target"))
+            nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("pages"), nb::arg("page_size"),
+            nb::arg("type"))
+        .def(
+            "copy_page",
+            [](Cache& cache, int source, int target) {
+                require(source >= 0 && source < cache.pages && target >= 0 && target < cache.pages,
+                        "copy_page: no such page");
+                for (int layer = 0; layer < cache.layers; ++layer)
+                    std::memmove(cache.head(layer, target, 0), cache.head(layer, source, 0), cache.page_bytes);
+            },
+            nb::arg("source"), nb::arg("target"))
         .def_prop_ro("nbytes", &Cache::bytes);
 
     nb::class_<Builder>(m, "Program")
         .def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa") = "")
-        .def("weight", &Builder::weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"), nb::arg("cols"), nb::arg("data").noconvert())
+        .def("weight", &Builder::weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"), nb::arg("cols"),
+             nb::arg("data").noconvert())
         .def("table", &Builder::table, nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("data").noconvert())
         .def("vector", &Builder::vector, nb::arg("data").noconvert())
         .def("buffer", &Builder::buffer, nb::arg("width"))
         .def("embed", &Builder::embed, nb::arg("out"), nb::arg("table"), nb::arg("scale"))
         .def("norm", &Builder::norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"), nb::arg("group"))
-        .def("linear", &Builder::linear, nb::arg("x"), nb::arg("weights"), nb::arg("outs"), nb::arg("biases"), nb::arg("accumulate"))
-        .def("rope", &Builder::rope, nb::arg("x"), nb::arg("inverse_frequencies"), nb::arg("heads"), nb::arg("head_dim"),
-             nb::arg("interleaved"), nb::arg("scale"))
-        .def("attention", &Builder::attention, nb::arg("out"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("layer"),
-             nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("scale"), nb::arg("window"), nb::arg("softcap"))
+        .def("linear", &Builder::linear, nb::arg("x"), nb::arg("weights"), nb::arg("outs"), nb::arg("biases"),
+             nb::arg("accumulate"))
+        .def("rope", &Builder::rope, nb::arg("x"), nb::arg("inverse_frequencies"), nb::arg("heads"),
+             nb::arg("head_dim"), nb::arg("interleaved"), nb::arg("scale"))
+        .def("attention", &Builder::attention, nb::arg("out"), nb::arg("q"), nb::arg("k"), nb::arg("v"),
+             nb::arg("layer"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("scale"),
+             nb::arg("window"), nb::arg("softcap"))
         .def("gated_act", &Builder::gated_act, nb::arg("out"), nb::arg("gate"), nb::arg("up"), nb::arg("kind"))
         .def("add", &Builder::add, nb::arg("out"), nb::arg("a"), nb::arg("b"))
         .def("softcap", &Builder::softcap, nb::arg("x"), nb::arg("cap"))
         .def("select", &Builder::select, nb::arg("out"), nb::arg("x"))
-        .def("moe", &Builder::moe, nb::arg("out"), nb::arg("x"), nb::arg("router"), nb::arg("gate"), nb::arg("up"), nb::arg("down"),
-             nb::arg("used"), nb::arg("normalise"), nb::arg("scale"), nb::arg("kind"))
+        .def("moe", &Builder::moe, nb::arg("out"), nb::arg("x"), nb::arg("router"), nb::arg("gate"), nb::arg("up"),
+             nb::arg("down"), nb::arg("used"), nb::arg("normalise"), nb::arg("scale"), nb::arg("kind"))
         .def("output", &Builder::output, nb::arg("name"), nb::arg("buffer"))
         .def("step", &Builder::step, nb::arg("cache"), nb::arg("tokens").noconvert(), nb::arg("lengths").noconvert(),
              nb::arg("past").noconvert(), nb::arg("tables").noconvert(), nb::arg("rows").noconvert())

@@ -14,13 +14,13 @@ constexpr int kAttendRows = 8;
 struct Attend {
     const Cache* cache;
     int layer, kv_head;
-    const int32_t* table;              // page numbers of the sequence
-    const float* q[kAttendRows];       // [head_dim] each
-    float* out[kAttendRows];           // [head_dim] each
-    int first[kAttendRows];            // token positions seen by a row: first <= position < last
+    const int32_t* table;         // page numbers of the sequence
+    const float* q[kAttendRows];  // [head_dim] each
+    float* out[kAttendRows];      // [head_dim] each
+    int first[kAttendRows];       // token positions seen by a row: first <= position < last
     int last[kAttendRows];
     float scale;
-    float softcap;                     // 0: none
+    float softcap;  // 0: none
 };
 
 template <class V, int rows>
@@ -161,15 +161,23 @@ void attend(const Attend& a) {
                     for (int w = 0; w < (full ? wide : width); ++w) {
                         const size_t at = static_cast<size_t>(t) * head_dim + i + w * V::lanes;
                         typename V::F v;
-                        if constexpr (type == CacheType::f16) v = V::load_f16(values + 2 * at);
-                        else v = V::load_i8(values + at);
+                        if constexpr (type == CacheType::f16)
+                            v = V::load_f16(values + 2 * at);
+                        else
+                            v = V::load_i8(values + at);
                         for (int r = 0; r < rows; ++r) sum[w][r] = V::fma(V::set1(probability[t][r]), v, sum[w][r]);
                     }
             };
-            struct Yes { constexpr operator bool() const { return true; } };
-            struct No { constexpr operator bool() const { return false; } };
-            if (width == wide) gather(Yes{});
-            else gather(No{});
+            struct Yes {
+                constexpr operator bool() const { return true; }
+            };
+            struct No {
+                constexpr operator bool() const { return false; }
+            };
+            if (width == wide)
+                gather(Yes{});
+            else
+                gather(No{});
             for (int w = 0; w < width; ++w)
                 for (int r = 0; r < rows; ++r) V::store(out[r] + i + w * V::lanes, sum[w][r]);
         }
@@ -189,7 +197,8 @@ void store_token(const Cache& cache, uint8_t* head, int slot, const float* k, co
         for (int i = 0; i < n; i += V::lanes) V::store_f16(line + i, V::load(k + i));
         uint16_t* keys = reinterpret_cast<uint16_t*>(head);
         for (int i = 0; i < n; ++i) keys[i * kPageTokens + slot] = line[i];
-        for (int i = 0; i < n; i += V::lanes) V::store_f16(values + (static_cast<size_t>(slot) * n + i) * 2, V::load(v + i));
+        for (int i = 0; i < n; i += V::lanes)
+            V::store_f16(values + (static_cast<size_t>(slot) * n + i) * 2, V::load(v + i));
     } else {
         alignas(64) int8_t line[kMaxHeadDim];
         float* k_scale = reinterpret_cast<float*>(head + static_cast<size_t>(n) * kPageTokens);
@@ -198,7 +207,8 @@ void store_token(const Cache& cache, uint8_t* head, int slot, const float* k, co
         k_scale[slot] = quantise_head<V>(k, n, line, &unused);
         for (int i = 0; i < n; ++i)
             head[(static_cast<size_t>(i / 4) * kPageTokens + slot) * 4 + i % 4] = static_cast<uint8_t>(line[i] ^ 0x80);
-        v_scale[slot] = quantise_head<V>(v, n, reinterpret_cast<int8_t*>(values) + static_cast<size_t>(slot) * n, &unused);
+        v_scale[slot] =
+            quantise_head<V>(v, n, reinterpret_cast<int8_t*>(values) + static_cast<size_t>(slot) * n, &unused);
     }
 }
 

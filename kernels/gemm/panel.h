@@ -37,8 +37,10 @@ inline void unpack_chunk(const uint8_t* chunk, int r, typename V::B (&out)[8]) {
                     V::band(V::template shift<-below>(x), mask), V::band(V::template shift<2 - below>(x), mask),
                     V::band(V::template shift<4 - below>(x), mask), V::band(V::template shift<6 - below>(x), mask)};
                 for (int f = 0; f < 4; ++f) {
-                    if constexpr (has4) out[4 * j + f] = V::bor(out[4 * j + f], part[f]);
-                    else out[4 * j + f] = part[f];
+                    if constexpr (has4)
+                        out[4 * j + f] = V::bor(out[4 * j + f], part[f]);
+                    else
+                        out[4 * j + f] = part[f];
                 }
             }
             p += 2 * 64;
@@ -46,22 +48,29 @@ inline void unpack_chunk(const uint8_t* chunk, int r, typename V::B (&out)[8]) {
         if constexpr (has1) {
             const auto mask = V::bset1(1);
             const auto x = V::bload(p);
-            const typename V::B part[8] = {
-                V::band(x, mask), V::band(V::template shift<1>(x), mask), V::band(V::template shift<2>(x), mask),
-                V::band(V::template shift<3>(x), mask), V::band(V::template shift<4>(x), mask),
-                V::band(V::template shift<5>(x), mask), V::band(V::template shift<6>(x), mask),
-                V::band(V::template shift<7>(x), mask)};
+            const typename V::B part[8] = {V::band(x, mask),
+                                           V::band(V::template shift<1>(x), mask),
+                                           V::band(V::template shift<2>(x), mask),
+                                           V::band(V::template shift<3>(x), mask),
+                                           V::band(V::template shift<4>(x), mask),
+                                           V::band(V::template shift<5>(x), mask),
+                                           V::band(V::template shift<6>(x), mask),
+                                           V::band(V::template shift<7>(x), mask)};
             for (int f = 0; f < 8; ++f) out[f] = V::bor(out[f], part[f]);
         }
     }
 }
 
-constexpr int log2_of(int n) { return n <= 1 ? 0 : 1 + log2_of(n / 2); }
+constexpr int log2_of(int n) {
+    return n <= 1 ? 0 : 1 + log2_of(n / 2);
+}
 
 template <class V, Scale scale>
 inline typename V::F load_scale(const uint8_t* p) {
-    if constexpr (scale == Scale::bf16) return V::load_bf16(p);
-    else return V::load_f16(p);
+    if constexpr (scale == Scale::bf16)
+        return V::load_bf16(p);
+    else
+        return V::load_f16(p);
 }
 
 // Panels are one stream in memory; far enough ahead for the latency of memory, near enough to stay in the first cache.
@@ -76,7 +85,7 @@ void multiply_quantised(const uint8_t* panel, int k, const QuantTile& x, float* 
     constexpr bool super = f.scale == Scale::super;
     constexpr bool byte_codes = f.bits == 8 || f.table;  // stored + 128: the full range of a byte
     constexpr bool seeded = f.offset != 0 && (!byte_codes || V::dot8_needs_seed);
-    constexpr int per_group = f.group / 4;   // vectors of 4 columns that share a scale
+    constexpr int per_group = f.group / 4;    // vectors of 4 columns that share a scale
     constexpr int groups = kChunk / f.group;  // of one chunk
     constexpr int unit_chunks = at.unit_cols / kChunk;
     using F = typename V::F;
@@ -117,7 +126,8 @@ void multiply_quantised(const uint8_t* panel, int k, const QuantTile& x, float* 
                     F scale, min = V::zero();
                     if constexpr (super) {
                         scale = V::mul(d[r], V::load_i8(panel + at.scale + group * kPanelRows + lane));
-                        if constexpr (f.has_min) min = V::mul(dmin[r], V::load_u8(panel + at.min + group * kPanelRows + lane));
+                        if constexpr (f.has_min)
+                            min = V::mul(dmin[r], V::load_u8(panel + at.min + group * kPanelRows + lane));
                     } else {
                         const int slot = (group * kPanelRows + lane) * 2;
                         scale = load_scale<V, f.scale>(panel + slot);
@@ -128,11 +138,14 @@ void multiply_quantised(const uint8_t* panel, int k, const QuantTile& x, float* 
                     for (int c = 0; c < columns; ++c) {
                         I dot = V::izero();
                         if constexpr (seeded)
-                            dot = V::template ishl<log2_of(f.offset)>(V::iset1((groups == 1 ? x.seed32 : x.seed16)[sums + c]));
+                            dot = V::template ishl<log2_of(f.offset)>(
+                                V::iset1((groups == 1 ? x.seed32 : x.seed16)[sums + c]));
                         for (int j = 0; j < per_group; ++j) {
                             const B a = V::broadcast4(q + ((g * per_group + j) * columns + c) * 4);
-                            if constexpr (byte_codes) dot = V::dot8(dot, w[g * per_group + j], a);
-                            else dot = V::dot7(dot, w[g * per_group + j], a);
+                            if constexpr (byte_codes)
+                                dot = V::dot8(dot, w[g * per_group + j], a);
+                            else
+                                dot = V::dot7(dot, w[g * per_group + j], a);
                         }
                         acc[r][c] = V::fma(V::mul(V::to_float(dot), V::set1(x.scale[cell + c])), scale, acc[r][c]);
                         if constexpr (f.has_min)
@@ -160,9 +173,12 @@ void multiply_float(const uint8_t* panel, int k, const float* x, float* y) {
         for (int r = 0; r < parts; ++r) {
             const uint8_t* p = panel + r * V::lanes * element;
             typename V::F w;
-            if constexpr (type == Type::F32) w = V::load(reinterpret_cast<const float*>(p));
-            else if constexpr (type == Type::F16) w = V::load_f16(p);
-            else w = V::load_bf16(p);
+            if constexpr (type == Type::F32)
+                w = V::load(reinterpret_cast<const float*>(p));
+            else if constexpr (type == Type::F16)
+                w = V::load_f16(p);
+            else
+                w = V::load_bf16(p);
             for (int c = 0; c < columns; ++c) acc[r][c] = V::fma(w, V::set1(x[c]), acc[r][c]);
         }
     }

@@ -10,7 +10,7 @@ namespace localllm {
 
 // Up to 8 consecutive slots (tokens) that use the same matrix of a weight. Slots past `valid` are padding.
 struct Tile {
-    int matrix, start, valid, slot;  // columns = 1 << slot
+    int matrix, start, valid, slot;     // columns = 1 << slot
     size_t quant_offset, float_offset;  // into the prepared activations
     int columns() const { return 1 << slot; }
 };

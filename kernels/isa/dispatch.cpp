@@ -17,14 +17,17 @@ namespace localllm {
 namespace {
 
 #ifdef LOCALLLM_X86
-struct Registers { uint32_t a, b, c, d; };
+struct Registers {
+    uint32_t a, b, c, d;
+};
 
 Registers cpuid(uint32_t leaf, uint32_t sub) {
     Registers r{};
 #ifdef _MSC_VER
     int out[4];
     __cpuidex(out, static_cast<int>(leaf), static_cast<int>(sub));
-    r = {static_cast<uint32_t>(out[0]), static_cast<uint32_t>(out[1]), static_cast<uint32_t>(out[2]), static_cast<uint32_t>(out[3])};
+    r = {static_cast<uint32_t>(out[0]), static_cast<uint32_t>(out[1]), static_cast<uint32_t>(out[2]),
+         static_cast<uint32_t>(out[3])};
 #else
     __get_cpuid_count(leaf, sub, &r.a, &r.b, &r.c, &r.d);
 #endif
@@ -42,7 +45,9 @@ uint64_t saved_state() {
 #endif
 }
 
-bool bit(uint32_t word, int index) { return (word >> index) & 1; }
+bool bit(uint32_t word, int index) {
+    return (word >> index) & 1;
+}
 #endif
 
 }  // namespace

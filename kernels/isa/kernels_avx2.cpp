@@ -1,6 +1,5 @@
-#include "isa/vec_avx2.h"
-
 #include "isa/instantiate.h"
+#include "isa/vec_avx2.h"
 
 namespace localllm {
 

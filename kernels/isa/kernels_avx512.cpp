@@ -1,6 +1,5 @@
-#include "isa/vec_avx512.h"
-
 #include "isa/instantiate.h"
+#include "isa/vec_avx512.h"
 
 namespace localllm {
 

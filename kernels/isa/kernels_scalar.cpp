@@ -1,6 +1,5 @@
-#include "isa/vec_scalar.h"
-
 #include "isa/instantiate.h"
+#include "isa/vec_scalar.h"
 
 namespace localllm {
 

@@ -34,7 +34,9 @@ inline float peak(const float* x, int n) {
 }
 
 // What values are multiplied with before they are rounded to bytes. Too small a peak (or NaN) gives zeros.
-inline float inverse_scale(float peak) { return peak > 1e-35f ? 127.0f / peak : 0.0f; }
+inline float inverse_scale(float peak) {
+    return peak > 1e-35f ? 127.0f / peak : 0.0f;
+}
 
 // tanh x = 1 - 2 / (e^2x + 1)
 template <class V>

@@ -73,7 +73,9 @@ struct LOCALLLM_AVX2 {
     static I izero() { return _mm256_setzero_si256(); }
     static I iset1(int32_t x) { return _mm256_set1_epi32(x); }
     template <int n>
-    static I ishl(I a) { return _mm256_slli_epi32(a, n); }
+    static I ishl(I a) {
+        return _mm256_slli_epi32(a, n);
+    }
     static F to_float(I a) { return _mm256_cvtepi32_ps(a); }
     static I to_int(F a) { return _mm256_cvtps_epi32(a); }
     static F pow2(I a) {
@@ -100,9 +102,12 @@ struct LOCALLLM_AVX2 {
     static B bor(B a, B b) { return _mm256_or_si256(a, b); }
     template <int n>
     static B shift(B a) {
-        if constexpr (n > 0) return _mm256_srli_epi16(a, n);
-        else if constexpr (n < 0) return _mm256_slli_epi16(a, -n);
-        else return a;
+        if constexpr (n > 0)
+            return _mm256_srli_epi16(a, n);
+        else if constexpr (n < 0)
+            return _mm256_slli_epi16(a, -n);
+        else
+            return a;
     }
     static B table(const void* table16) {
         return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(table16)));

@@ -26,7 +26,8 @@ struct Avx512 {
         return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
     }
     static void store_f16(void* p, F x) {
-        _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        _mm256_storeu_si256(static_cast<__m256i*>(p),
+                            _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
     static F load_i8(const void* p) {
         return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
@@ -56,7 +57,9 @@ struct Avx512 {
     static I izero() { return _mm512_setzero_si512(); }
     static I iset1(int32_t x) { return _mm512_set1_epi32(x); }
     template <int n>
-    static I ishl(I a) { return _mm512_slli_epi32(a, n); }
+    static I ishl(I a) {
+        return _mm512_slli_epi32(a, n);
+    }
     static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
     static I to_int(F a) { return _mm512_cvtps_epi32(a); }
     static F pow2(I a) {  // 2^a for -126 <= a <= 127
@@ -77,11 +80,16 @@ struct Avx512 {
     // Byte-wise only where the caller masks the bits that cross bytes.
     template <int n>
     static B shift(B a) {  // right for n > 0, left for n < 0
-        if constexpr (n > 0) return _mm512_srli_epi16(a, n);
-        else if constexpr (n < 0) return _mm512_slli_epi16(a, -n);
-        else return a;
+        if constexpr (n > 0)
+            return _mm512_srli_epi16(a, n);
+        else if constexpr (n < 0)
+            return _mm512_slli_epi16(a, -n);
+        else
+            return a;
     }
-    static B table(const void* table16) { return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(table16))); }
+    static B table(const void* table16) {
+        return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(table16)));
+    }
     static B lookup(B table, B index) { return _mm512_shuffle_epi8(table, index); }
     static I dot7(I sum, B weight, B x) { return _mm512_dpbusd_epi32(sum, weight, x); }  // weight <= 127
     static I dot8(I sum, B weight, B x) { return _mm512_dpbusd_epi32(sum, weight, x); }  // weight stored + 128

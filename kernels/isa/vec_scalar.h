@@ -13,9 +13,15 @@ struct Scalar {
     static constexpr int lanes = 4;
     static constexpr bool dot8_needs_seed = false;
     static constexpr int columns = 4;
-    struct F { float v[lanes]; };
-    struct I { int32_t v[lanes]; };
-    struct B { uint8_t v[4 * lanes]; };
+    struct F {
+        float v[lanes];
+    };
+    struct I {
+        int32_t v[lanes];
+    };
+    struct B {
+        uint8_t v[4 * lanes];
+    };
 
     template <class T, class Op>
     static T map(Op op) {
@@ -35,12 +41,20 @@ struct Scalar {
         return value;
     }
 
-    static F set1(float x) { return map<F>([&](int) { return x; }); }
+    static F set1(float x) {
+        return map<F>([&](int) { return x; });
+    }
     static F zero() { return set1(0.0f); }
-    static F load(const float* p) { return map<F>([&](int i) { return p[i]; }); }
+    static F load(const float* p) {
+        return map<F>([&](int i) { return p[i]; });
+    }
     static void store(float* p, F x) { std::memcpy(p, x.v, sizeof x.v); }
-    static F load_f16(const void* p) { return map<F>([&](int i) { return half_to_float(word(p, i)); }); }
-    static F load_bf16(const void* p) { return map<F>([&](int i) { return bfloat_to_float(word(p, i)); }); }
+    static F load_f16(const void* p) {
+        return map<F>([&](int i) { return half_to_float(word(p, i)); });
+    }
+    static F load_bf16(const void* p) {
+        return map<F>([&](int i) { return bfloat_to_float(word(p, i)); });
+    }
     static void store_f16(void* p, F x) {
         for (int i = 0; i < lanes; ++i) {
             const uint16_t bits = float_to_half(x.v[i]);
@@ -53,15 +67,33 @@ struct Scalar {
     static F load_u8(const void* p) {
         return map<F>([&](int i) { return static_cast<float>(static_cast<const uint8_t*>(p)[i]); });
     }
-    static F add(F a, F b) { return map<F>([&](int i) { return a.v[i] + b.v[i]; }); }
-    static F sub(F a, F b) { return map<F>([&](int i) { return a.v[i] - b.v[i]; }); }
-    static F mul(F a, F b) { return map<F>([&](int i) { return a.v[i] * b.v[i]; }); }
-    static F div(F a, F b) { return map<F>([&](int i) { return a.v[i] / b.v[i]; }); }
-    static F fma(F a, F b, F c) { return map<F>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
-    static F fnma(F a, F b, F c) { return map<F>([&](int i) { return c.v[i] - a.v[i] * b.v[i]; }); }
-    static F max(F a, F b) { return map<F>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
-    static F min(F a, F b) { return map<F>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
-    static F abs(F a) { return map<F>([&](int i) { return std::fabs(a.v[i]); }); }
+    static F add(F a, F b) {
+        return map<F>([&](int i) { return a.v[i] + b.v[i]; });
+    }
+    static F sub(F a, F b) {
+        return map<F>([&](int i) { return a.v[i] - b.v[i]; });
+    }
+    static F mul(F a, F b) {
+        return map<F>([&](int i) { return a.v[i] * b.v[i]; });
+    }
+    static F div(F a, F b) {
+        return map<F>([&](int i) { return a.v[i] / b.v[i]; });
+    }
+    static F fma(F a, F b, F c) {
+        return map<F>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+    }
+    static F fnma(F a, F b, F c) {
+        return map<F>([&](int i) { return c.v[i] - a.v[i] * b.v[i]; });
+    }
+    static F max(F a, F b) {
+        return map<F>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+    }
+    static F min(F a, F b) {
+        return map<F>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+    }
+    static F abs(F a) {
+        return map<F>([&](int i) { return std::fabs(a.v[i]); });
+    }
     static float reduce_add(F a) {
         float sum = 0;
         for (float x : a.v) sum += x;
@@ -72,20 +104,31 @@ struct Scalar {
         for (float x : a.v) best = x > best ? x : best;
         return best;
     }
-    static F round(F a) { return map<F>([&](int i) { return std::nearbyintf(a.v[i]); }); }
+    static F round(F a) {
+        return map<F>([&](int i) { return std::nearbyintf(a.v[i]); });
+    }
     static F keep(F a, F b, int first, int last) {
         return map<F>([&](int i) { return i >= first && i < last ? a.v[i] : b.v[i]; });
     }
 
-    static I iset1(int32_t x) { return map<I>([&](int) { return x; }); }
+    static I iset1(int32_t x) {
+        return map<I>([&](int) { return x; });
+    }
     static I izero() { return iset1(0); }
     template <int n>
-    static I ishl(I a) { return map<I>([&](int i) { return a.v[i] * (1 << n); }); }
-    static F to_float(I a) { return map<F>([&](int i) { return static_cast<float>(a.v[i]); }); }
-    static I to_int(F a) {  // what does not fit, NaN included, becomes 0: the conversion alone would be undefined
-        return map<I>([&](int i) { return std::fabs(a.v[i]) < 2e9f ? static_cast<int32_t>(std::nearbyintf(a.v[i])) : 0; });
+    static I ishl(I a) {
+        return map<I>([&](int i) { return a.v[i] * (1 << n); });
     }
-    static F pow2(I a) { return map<F>([&](int i) { return std::ldexp(1.0f, a.v[i]); }); }
+    static F to_float(I a) {
+        return map<F>([&](int i) { return static_cast<float>(a.v[i]); });
+    }
+    static I to_int(F a) {  // what does not fit, NaN included, becomes 0: the conversion alone would be undefined
+        return map<I>(
+            [&](int i) { return std::fabs(a.v[i]) < 2e9f ? static_cast<int32_t>(std::nearbyintf(a.v[i])) : 0; });
+    }
+    static F pow2(I a) {
+        return map<F>([&](int i) { return std::ldexp(1.0f, a.v[i]); });
+    }
     static void store_i8(int8_t* p, I a) {
         for (int i = 0; i < lanes; ++i) p[i] = static_cast<int8_t>(a.v[i] > 127 ? 127 : a.v[i] < -128 ? -128 : a.v[i]);
     }
@@ -95,15 +138,31 @@ struct Scalar {
         return sum;
     }
 
-    static B bload(const void* p) { return bmap([&](int i) { return static_cast<const uint8_t*>(p)[i]; }); }
-    static B bset1(uint8_t x) { return bmap([&](int) { return x; }); }
-    static B broadcast4(const void* p) { return bmap([&](int i) { return static_cast<const uint8_t*>(p)[i % 4]; }); }
-    static B band(B a, B b) { return bmap([&](int i) { return a.v[i] & b.v[i]; }); }
-    static B bor(B a, B b) { return bmap([&](int i) { return a.v[i] | b.v[i]; }); }
+    static B bload(const void* p) {
+        return bmap([&](int i) { return static_cast<const uint8_t*>(p)[i]; });
+    }
+    static B bset1(uint8_t x) {
+        return bmap([&](int) { return x; });
+    }
+    static B broadcast4(const void* p) {
+        return bmap([&](int i) { return static_cast<const uint8_t*>(p)[i % 4]; });
+    }
+    static B band(B a, B b) {
+        return bmap([&](int i) { return a.v[i] & b.v[i]; });
+    }
+    static B bor(B a, B b) {
+        return bmap([&](int i) { return a.v[i] | b.v[i]; });
+    }
     template <int n>
-    static B shift(B a) { return bmap([&](int i) { return n >= 0 ? a.v[i] >> (n & 7) : a.v[i] << (-n & 7); }); }
-    static B table(const void* p) { return bmap([&](int i) { return static_cast<const uint8_t*>(p)[i % 16]; }); }
-    static B lookup(B t, B index) { return bmap([&](int i) { return t.v[index.v[i] & 15]; }); }
+    static B shift(B a) {
+        return bmap([&](int i) { return n >= 0 ? a.v[i] >> (n & 7) : a.v[i] << (-n & 7); });
+    }
+    static B table(const void* p) {
+        return bmap([&](int i) { return static_cast<const uint8_t*>(p)[i % 16]; });
+    }
+    static B lookup(B t, B index) {
+        return bmap([&](int i) { return t.v[index.v[i] & 15]; });
+    }
     static I dot7(I sum, B w, B x) {
         return map<I>([&](int i) {
             int s = sum.v[i];

@@ -175,13 +175,26 @@ void take_apart(Type type, const uint8_t* p, Block& out) {
             out.d = static_cast<uint16_t>(p[0] < 2 ? 0x20 << p[0] : (p[0] - 1) << 7);
             nibbles(p + 1, 16, out.code);
             break;
-        case Type::Q2_K: q2_k(p, out); break;
-        case Type::Q3_K: q3_k(p, out); break;
-        case Type::Q4_K: q4_k(p, out); break;
-        case Type::Q5_K: q5_k(p, out); break;
-        case Type::Q6_K: q6_k(p, out); break;
-        case Type::IQ4_XS: iq4_xs(p, out); break;
-        default: break;
+        case Type::Q2_K:
+            q2_k(p, out);
+            break;
+        case Type::Q3_K:
+            q3_k(p, out);
+            break;
+        case Type::Q4_K:
+            q4_k(p, out);
+            break;
+        case Type::Q5_K:
+            q5_k(p, out);
+            break;
+        case Type::Q6_K:
+            q6_k(p, out);
+            break;
+        case Type::IQ4_XS:
+            iq4_xs(p, out);
+            break;
+        default:
+            break;
     }
 }
 

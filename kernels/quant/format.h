@@ -11,7 +11,22 @@
 namespace localllm {
 
 enum class Type : uint8_t {
-    F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,
+    F32,
+    F16,
+    BF16,
+    Q8_0,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q2_K,
+    Q3_K,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+    IQ4_NL,
+    IQ4_XS,
+    MXFP4,
     count,
 };
 
@@ -28,14 +43,14 @@ constexpr int kSuper = 256;     // columns of a super-block
 
 struct Format {
     const char* name;
-    int block;      // columns of one GGUF block
-    int bytes;      // bytes of one GGUF block
-    int bits;       // bits of one code
-    int group;      // columns that share a scale: 16 or 32
+    int block;  // columns of one GGUF block
+    int bytes;  // bytes of one GGUF block
+    int bits;   // bits of one code
+    int group;  // columns that share a scale: 16 or 32
     Scale scale;
-    bool has_min;   // value = scale * code - min
-    int offset;     // value = scale * (code - offset); a power of two, 0 with a minimum
-    bool table;     // the code is looked up in a table of 16 values (stored + 128)
+    bool has_min;  // value = scale * code - min
+    int offset;    // value = scale * (code - offset); a power of two, 0 with a minimum
+    bool table;    // the code is looked up in a table of 16 values (stored + 128)
 };
 
 // GGUF block sizes: ggml's format definition (docs/gguf.md and ggml-common.h describe the same bytes).
@@ -59,14 +74,20 @@ inline constexpr Format kFormats[] = {
 };
 static_assert(sizeof(kFormats) / sizeof(kFormats[0]) == static_cast<size_t>(Type::count));
 
-constexpr const Format& format(Type type) { return kFormats[static_cast<int>(type)]; }
-constexpr bool is_float(Type type) { return format(type).scale == Scale::none; }
+constexpr const Format& format(Type type) {
+    return kFormats[static_cast<int>(type)];
+}
+constexpr bool is_float(Type type) {
+    return format(type).scale == Scale::none;
+}
 
 // Value tables of the types whose 4-bit codes are looked up.
 inline constexpr int8_t kTableIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 inline constexpr int8_t kTableMXFP4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
-constexpr const int8_t* table_of(Type type) { return type == Type::MXFP4 ? kTableMXFP4 : kTableIQ4; }
+constexpr const int8_t* table_of(Type type) {
+    return type == Type::MXFP4 ? kTableMXFP4 : kTableIQ4;
+}
 
 // One GGUF block taken apart, still exact: value = d * scale[g] * (code - offset) - dmin * min[g].
 struct Block {
@@ -76,7 +97,9 @@ struct Block {
     uint8_t min[16];
 };
 
-constexpr size_t align64(size_t n) { return (n + 63) & ~size_t{63}; }
+constexpr size_t align64(size_t n) {
+    return (n + 63) & ~size_t{63};
+}
 
 // How one packed panel of 16 rows lies in memory: units of 64 columns (256 for types with super-blocks), one after
 // the other, so that a panel is a single stream. A unit holds these sections, 16 rows side by side, so that one vector
@@ -118,8 +141,13 @@ struct PackedMatrix {
     uint8_t* data;
 
     PackedMatrix(Type type, int matrices, int rows, int cols)
-        : type(type), matrices(matrices), rows(rows), cols(cols), panels((rows + kPanelRows - 1) / kPanelRows),
-          panel_bytes(align64(PanelLayout(type).bytes(cols))), data(nullptr) {}
+        : type(type),
+          matrices(matrices),
+          rows(rows),
+          cols(cols),
+          panels((rows + kPanelRows - 1) / kPanelRows),
+          panel_bytes(align64(PanelLayout(type).bytes(cols))),
+          data(nullptr) {}
     size_t bytes() const { return panel_bytes * panels * matrices; }
 
     const uint8_t* panel(int matrix, int index) const {

@@ -78,7 +78,8 @@ void pack_panel(const uint8_t* source, const PackedMatrix& m, int which, int ind
             }
         }
         for (int c = 0; c < chunks; ++c)
-            store_chunk(codes + c * 8, f.bits, unit + at.codes + static_cast<size_t>(in_unit * chunks + c) * 64 * f.bits);
+            store_chunk(codes + c * 8, f.bits,
+                        unit + at.codes + static_cast<size_t>(in_unit * chunks + c) * 64 * f.bits);
     }
 }
 

@@ -9,7 +9,8 @@ namespace localllm {
 void Attention::run(const Kernels& kernels, const Step& step, Team& team) const {
     const Cache& cache = *step.cache;
     const int kind = static_cast<int>(cache.type);
-    const int64_t kv_width = static_cast<int64_t>(kv_heads) * head_dim, q_width = static_cast<int64_t>(heads) * head_dim;
+    const int64_t kv_width = static_cast<int64_t>(kv_heads) * head_dim,
+                  q_width = static_cast<int64_t>(heads) * head_dim;
     for (const Span& span : step.spans) {
         const auto [begin, end] = team.share(static_cast<int64_t>(span.length) * kv_heads);
         for (int64_t item = begin; item < end; ++item) {

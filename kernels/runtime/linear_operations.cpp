@@ -17,7 +17,9 @@ struct Needs {
 };
 
 // Panels are claimed in runs: long enough to stream, short enough that threads of unequal speed end together.
-int run_length(int panels, int threads) { return std::clamp(panels / (threads * 8), 1, 64); }
+int run_length(int panels, int threads) {
+    return std::clamp(panels / (threads * 8), 1, 64);
+}
 
 }  // namespace
 
@@ -42,7 +44,8 @@ void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
     const float* input = step.buffers[x];
     const auto [begin, end] = team.share(static_cast<int64_t>(tiles.size()));
     for (int64_t i = begin; i < end; ++i)
-        prepare_tile(kernels, tiles[i], k, quants, floats, [&](int slot) { return input + static_cast<int64_t>(slot) * k; });
+        prepare_tile(kernels, tiles[i], k, quants, floats,
+                     [&](int slot) { return input + static_cast<int64_t>(slot) * k; });
     team.barrier();
 
     const int length = run_length(panels, team.size);
@@ -128,7 +131,9 @@ void Experts::run(const Kernels& kernels, const Step& step, Team& team) const {
                          [&](int) { return input + row * k; });
             for (int panel = 0; panel < router->panels; ++panel)
                 multiply(kernels, *router, panel, tiles[0], quants.data(), floats.data(),
-                         [&](int, int first, int count, const float* y) { std::memcpy(score + first, y, sizeof(float) * count); });
+                         [&](int, int first, int count, const float* y) {
+                             std::memcpy(score + first, y, sizeof(float) * count);
+                         });
             const float top = *std::max_element(score, score + experts);
             float total = 0;
             for (int e = 0; e < experts; ++e) total += score[e] = std::exp(score[e] - top);
@@ -197,7 +202,8 @@ void Experts::run(const Kernels& kernels, const Step& step, Team& team) const {
         const bool is_up = panel >= gate->panels;
         multiply(kernels, is_up ? *up : *gate, is_up ? panel - gate->panels : panel, tiles[t], quants, floats,
                  [&](int slot, int first, int count, const float* y) {
-                     std::memcpy(hidden + (static_cast<int64_t>(slot) * 2 + is_up) * ffn + first, y, sizeof(float) * count);
+                     std::memcpy(hidden + (static_cast<int64_t>(slot) * 2 + is_up) * ffn + first, y,
+                                 sizeof(float) * count);
                  });
     });
     team.barrier();

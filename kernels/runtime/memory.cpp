@@ -17,7 +17,9 @@ Memory::Memory(size_t bytes) : bytes_(bytes) {
     data_ = static_cast<uint8_t*>(::operator new(bytes, std::align_val_t(64)));
     std::memset(data_, 0, bytes);
 }
-Memory::~Memory() { ::operator delete(data_, std::align_val_t(64)); }
+Memory::~Memory() {
+    ::operator delete(data_, std::align_val_t(64));
+}
 #elif defined(_WIN32)
 Memory::Memory(size_t bytes) : bytes_(bytes) {
     if (!bytes) return;
@@ -25,7 +27,9 @@ Memory::Memory(size_t bytes) : bytes_(bytes) {
     if (!data_) throw std::bad_alloc();
     std::memset(data_, 0, bytes);
 }
-Memory::~Memory() { _aligned_free(data_); }
+Memory::~Memory() {
+    _aligned_free(data_);
+}
 #else
 // mmap gives zeroed pages that cost nothing until touched. Huge pages are not asked for here: they read about a tenth
 // faster, but clearing them as weights are packed takes longer than the packing (docs/architecture.md).

@@ -14,7 +14,8 @@ class Memory {
   public:
     Memory() = default;
     explicit Memory(size_t bytes);
-    Memory(Memory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    Memory(Memory&& other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
     Memory& operator=(Memory&& other) noexcept {
         std::swap(data_, other.data_);
         std::swap(bytes_, other.bytes_);
@@ -23,7 +24,9 @@ class Memory {
     ~Memory();
     uint8_t* data() const { return data_; }
     template <class T>
-    T* as() const { return reinterpret_cast<T*>(data_); }
+    T* as() const {
+        return reinterpret_cast<T*>(data_);
+    }
     size_t bytes() const { return bytes_; }
 
   private:

@@ -12,7 +12,8 @@ int Program::add_weight(Type type, int matrices, int rows, int cols, const uint8
     const int panels = packed.panels, total = panels * matrices;
     std::atomic<int> next{0};
     pool.run([&](Team&) {
-        for (int i = next.fetch_add(1); i < total; i = next.fetch_add(1)) pack_panel(data, packed, i / panels, i % panels);
+        for (int i = next.fetch_add(1); i < total; i = next.fetch_add(1))
+            pack_panel(data, packed, i / panels, i % panels);
     });
     weights.push_back(packed);
     return static_cast<int>(weights.size()) - 1;

@@ -30,9 +30,9 @@ struct Step {
     const int32_t* selected = nullptr;
     int selected_rows = 0;
     std::vector<float*> buffers;
-    uint8_t* scratch = nullptr;                  // of the running operation, shared by the threads
-    std::vector<std::vector<float>> rotations;   // one a Rope operation that owns it: [rows][pairs][cos, sin]
-    std::atomic<int>* counters = nullptr;        // zero at the start of the step
+    uint8_t* scratch = nullptr;                 // of the running operation, shared by the threads
+    std::vector<std::vector<float>> rotations;  // one a Rope operation that owns it: [rows][pairs][cos, sin]
+    std::atomic<int>* counters = nullptr;       // zero at the start of the step
 };
 
 class Operation {

@@ -51,9 +51,7 @@ struct Random {
     }
     int below(int n) { return static_cast<int>(next() % static_cast<uint32_t>(n)); }
     int between(int low, int high) { return low + below(high - low + 1); }
-    float uniform(float low, float high) {
-        return low + (high - low) * (static_cast<float>(next() >> 8) * 0x1p-24f);
-    }
+    float uniform(float low, float high) { return low + (high - low) * (static_cast<float>(next() >> 8) * 0x1p-24f); }
     float normal() {  // nearly
         float sum = 0;
         for (int i = 0; i < 6; ++i) sum += uniform(-1, 1);
@@ -70,9 +68,7 @@ template <class T>
 class Exact {
   public:
     explicit Exact(size_t n)
-        : n_(n),
-          data_(static_cast<T*>(
-              ::operator new(std::max<size_t>(n * sizeof(T), 1), std::align_val_t(64)))) {
+        : n_(n), data_(static_cast<T*>(::operator new(std::max<size_t>(n * sizeof(T), 1), std::align_val_t(64)))) {
         std::memset(static_cast<void*>(data_), 0, n * sizeof(T));
     }
     Exact(Exact&& other) noexcept : n_(other.n_), data_(std::exchange(other.data_, nullptr)) {}
@@ -105,8 +101,7 @@ Exact<uint8_t> random_weight(Random& random, Type type, int64_t elements) {
     const Format& f = format(type);
     Exact<uint8_t> out(static_cast<size_t>(elements / f.block * f.bytes));
     auto half = [&](uint8_t* p) {
-        const uint16_t bits =
-            float_to_half(random.uniform(0.01f, 0.02f) * (random.below(2) ? 1.0f : -1.0f));
+        const uint16_t bits = float_to_half(random.uniform(0.01f, 0.02f) * (random.below(2) ? 1.0f : -1.0f));
         std::memcpy(p, &bits, 2);
     };
     if (type == Type::F32) {
@@ -166,8 +161,7 @@ std::vector<double> requantised(const float* x, int n, int run) {
         float top = 0;
         for (int i = start; i < start + run; ++i) top = std::max(top, std::fabs(x[i]));
         const float inverse = top > 0 ? 127.0f / top : 0.0f, scale = top / 127.0f;
-        for (int i = start; i < start + run; ++i)
-            out[i] = static_cast<double>(scale) * std::nearbyint(x[i] * inverse);
+        for (int i = start; i < start + run; ++i) out[i] = static_cast<double>(scale) * std::nearbyint(x[i] * inverse);
     }
     return out;
 }
@@ -176,44 +170,37 @@ void test_half() {
     for (uint32_t bits = 0; bits < 65536; ++bits) {
         const float x = half_to_float(static_cast<uint16_t>(bits));
         if (x != x)
-            check((float_to_half(x) & 0x7fff) > 0x7c00,
-                  "half %04x is not a number and must stay so", bits);
+            check((float_to_half(x) & 0x7fff) > 0x7c00, "half %04x is not a number and must stay so", bits);
         else
             check(float_to_half(x) == bits, "half %04x does not survive", bits);
     }
     Random random(1);
     for (int i = 0; i < 200000; ++i) {
-        const float x = std::ldexp(random.uniform(1, 2), random.between(-27, 15)) *
-                        (random.below(2) ? 1.0f : -1.0f);
+        const float x = std::ldexp(random.uniform(1, 2), random.between(-27, 15)) * (random.below(2) ? 1.0f : -1.0f);
         const uint16_t bits = float_to_half(x);
         const float error = std::fabs(half_to_float(bits) - x);
         for (int step : {-1, 1}) {
             const uint16_t other = static_cast<uint16_t>(bits + step);
             if ((bits & 0x7fff) == 0 || (other & 0x7c00) == 0x7c00) continue;
             const float distance = std::fabs(half_to_float(other) - x);
-            check(error < distance || (error == distance && !(bits & 1)),
-                  "half of %g is not the nearest", static_cast<double>(x));
+            check(error < distance || (error == distance && !(bits & 1)), "half of %g is not the nearest",
+                  static_cast<double>(x));
         }
     }
-    check(float_to_half(65519.0f) == 0x7bff && float_to_half(65520.0f) == 0x7c00,
-          "half overflows at the wrong place");
+    check(float_to_half(65519.0f) == 0x7bff && float_to_half(65520.0f) == 0x7c00, "half overflows at the wrong place");
 }
 
 // Packs and multiplies one weight; every tile width, every panel, against the dequantised rows.
-void check_linear(const Kernels& kernels, Random& random, Type type, int rows, int cols,
-                  int count) {
+void check_linear(const Kernels& kernels, Random& random, Type type, int rows, int cols, int count) {
     const Format& f = format(type);
     const int matrices = random.between(1, 2), which = matrices - 1;
-    const Exact<uint8_t> data =
-        random_weight(random, type, static_cast<int64_t>(matrices) * rows * cols);
-    const std::vector<float> w =
-        values_of(type, data, static_cast<int64_t>(matrices) * rows * cols);
+    const Exact<uint8_t> data = random_weight(random, type, static_cast<int64_t>(matrices) * rows * cols);
+    const std::vector<float> w = values_of(type, data, static_cast<int64_t>(matrices) * rows * cols);
     PackedMatrix packed(type, matrices, rows, cols);
     Exact<uint8_t> memory(packed.bytes());
     packed.data = memory.data();
     for (int m = 0; m < matrices; ++m)
-        for (int panel = 0; panel < packed.panels; ++panel)
-            pack_panel(data.data(), packed, m, panel);
+        for (int panel = 0; panel < packed.panels; ++panel) pack_panel(data.data(), packed, m, panel);
 
     const Exact<float> x = normals(random, static_cast<size_t>(count) * cols);
     std::vector<Tile> tiles;
@@ -228,32 +215,28 @@ void check_linear(const Kernels& kernels, Random& random, Type type, int rows, i
           "float_room is too small");
     Exact<float> y(static_cast<size_t>(count) * rows);
     for (const Tile& tile : tiles) {
-        prepare_tile(kernels, tile, cols, floats ? nullptr : quants.data(),
-                     floats ? wide.data() : nullptr,
+        prepare_tile(kernels, tile, cols, floats ? nullptr : quants.data(), floats ? wide.data() : nullptr,
                      [&](int slot) { return x.data() + static_cast<size_t>(slot) * cols; });
         for (int panel = 0; panel < packed.panels; ++panel)
             multiply(kernels, packed, panel, tile, quants.data(), wide.data(),
                      [&](int slot, int first, int n, const float* values) {
-                         std::copy(values, values + n,
-                                   y.data() + static_cast<size_t>(slot) * rows + first);
+                         std::copy(values, values + n, y.data() + static_cast<size_t>(slot) * rows + first);
                      });
     }
     for (int t = 0; t < count; ++t) {
         const float* row = x.data() + static_cast<size_t>(t) * cols;
-        const std::vector<double> seen =
-            floats ? std::vector<double>(row, row + cols) : requantised(row, cols, kChunk);
+        const std::vector<double> seen = floats ? std::vector<double>(row, row + cols) : requantised(row, cols, kChunk);
         for (int r = 0; r < rows; ++r) {
             double sum = 0, size = 1e-20;
             for (int c = 0; c < cols; ++c) {
                 const double term =
-                    seen[c] *
-                    static_cast<double>(w[(static_cast<size_t>(which) * rows + r) * cols + c]);
+                    seen[c] * static_cast<double>(w[(static_cast<size_t>(which) * rows + r) * cols + c]);
                 sum += term;
                 size += std::fabs(term);
             }
             const double error = std::fabs(y[static_cast<size_t>(t) * rows + r] - sum) / size;
-            check(error < 3e-6, "%s %s %dx%d, %d columns: row %d of token %d is off by %g",
-                  kernels.name, f.name, rows, cols, count, r, t, error);
+            check(error < 3e-6, "%s %s %dx%d, %d columns: row %d of token %d is off by %g", kernels.name, f.name, rows,
+                  cols, count, r, t, error);
         }
     }
 }
@@ -268,8 +251,7 @@ void test_linear() {
                                                          : std::vector<int>{256, 512};
             for (int cols : sizes)
                 for (int count : {1, 2, 3, 4, 5, 8, 13})
-                    check_linear(*kernels, random, type, random.pick<int>({1, 15, 16, 17, 37}),
-                                 cols, count);
+                    check_linear(*kernels, random, type, random.pick<int>({1, 15, 16, 17, 37}), cols, count);
         }
 }
 
@@ -282,32 +264,26 @@ void test_elementwise() {
             for (float x : a) squares += static_cast<double>(x) * static_cast<double>(x);
             kernels->rms_norm(a.data(), b.data(), out.data(), n, 1e-5f);
             for (int i = 0; i < n; ++i) {
-                const double wanted =
-                    a[i] / std::sqrt(squares / n + 1e-5) * static_cast<double>(b[i]);
-                check(std::fabs(out[i] - wanted) <= 2e-6 * std::fabs(wanted), "%s norm of %d",
-                      kernels->name, n);
+                const double wanted = a[i] / std::sqrt(squares / n + 1e-5) * static_cast<double>(b[i]);
+                check(std::fabs(out[i] - wanted) <= 2e-6 * std::fabs(wanted), "%s norm of %d", kernels->name, n);
             }
             for (Activation kind : {Activation::silu, Activation::gelu}) {
                 kernels->gated_act(a.data(), b.data(), out.data(), n, kind);
                 for (int i = 0; i < n; ++i) {
                     const double x = a[i], inner = 0.7978845608028654 * (x + 0.044715 * x * x * x);
                     const double wanted =
-                        (kind == Activation::silu ? x / (1 + std::exp(-x))
-                                                  : 0.5 * x * (1 + std::tanh(inner))) *
+                        (kind == Activation::silu ? x / (1 + std::exp(-x)) : 0.5 * x * (1 + std::tanh(inner))) *
                         static_cast<double>(b[i]);
-                    check(std::fabs(out[i] - wanted) <=
-                              1e-6 * std::fabs(x * static_cast<double>(b[i])) + 1e-30,
+                    check(std::fabs(out[i] - wanted) <= 1e-6 * std::fabs(x * static_cast<double>(b[i])) + 1e-30,
                           "%s activation of %d", kernels->name, n);
                 }
             }
             kernels->add_scaled(a.data(), b.data(), 1.0f, out.data(), n);
-            for (int i = 0; i < n; ++i)
-                check(out[i] == a[i] + b[i], "%s sum of %d", kernels->name, n);
+            for (int i = 0; i < n; ++i) check(out[i] == a[i] + b[i], "%s sum of %d", kernels->name, n);
             std::copy(a.begin(), a.end(), out.begin());
             kernels->softcap(out.data(), n, 2.0f);
             for (int i = 0; i < n; ++i)
-                check(std::fabs(out[i] - 2 * std::tanh(a[i] / 2.0)) < 2e-6, "%s cap of %d",
-                      kernels->name, n);
+                check(std::fabs(out[i] - 2 * std::tanh(a[i] / 2.0)) < 2e-6, "%s cap of %d", kernels->name, n);
         }
 }
 
@@ -326,17 +302,14 @@ void test_not_finite() {
                 QuantTile tile(memory.data(), 2, n);
                 for (int c = 0; c < 2; ++c) kernels->quantise_column(x.data(), tile, c);
                 if (!std::isfinite(bad))
-                    check(!std::isfinite(tile.scale[2]), "%s loses %g", kernels->name,
-                          static_cast<double>(bad));
+                    check(!std::isfinite(tile.scale[2]), "%s loses %g", kernels->name, static_cast<double>(bad));
                 for (int i = 0; i < n * 2; ++i)
-                    check(tile.q[i] >= -127, "%s rounds %g to -128", kernels->name,
-                          static_cast<double>(bad));
+                    check(tile.q[i] >= -127, "%s rounds %g to -128", kernels->name, static_cast<double>(bad));
                 for (CacheType type : {CacheType::f16, CacheType::int8}) {
                     const Cache cache(1, 1, n, 1, type);
                     const int kind = static_cast<int>(type);
                     for (int slot = 0; slot < 3; ++slot)
-                        kernels->store_token[kind](cache, cache.head(0, 0, 0), slot, x.data(),
-                                                   x.data());
+                        kernels->store_token[kind](cache, cache.head(0, 0, 0), slot, x.data(), x.data());
                     const int32_t table[1] = {0};
                     Exact<float> out(n);
                     Attend a{};
@@ -366,15 +339,13 @@ struct Shape {
 // Attention of one KV head over a paged history, all group sizes; queries, outputs and table of
 // exact size.
 void check_attention(const Kernels& kernels, Random& random, CacheType type, const Shape& s) {
-    const int length = random.between(1, 100), group = s.heads / s.kv_heads,
-              kind = static_cast<int>(type);
+    const int length = random.between(1, 100), group = s.heads / s.kv_heads, kind = static_cast<int>(type);
     const int pages = (length + kPageTokens - 1) / kPageTokens, spare = pages + 2, d = s.head_dim;
     const Cache cache(2, s.kv_heads, d, spare, type);
     Exact<int32_t> table(pages);
     for (int p = 0; p < pages; ++p) table[p] = (p * 2 + 1) % spare == p ? p : spare - 1 - p;
     const int layer = random.below(2);
-    const Exact<float> k = normals(random, static_cast<size_t>(length) * s.kv_heads * d),
-                       v = normals(random, k.size());
+    const Exact<float> k = normals(random, static_cast<size_t>(length) * s.kv_heads * d), v = normals(random, k.size());
     auto seen = [&](const float* x) {
         if (type == CacheType::int8) return requantised(x, d, d);
         std::vector<double> out(d);
@@ -384,8 +355,8 @@ void check_attention(const Kernels& kernels, Random& random, CacheType type, con
     for (int h = 0; h < s.kv_heads; ++h) {
         for (int t = 0; t < length; ++t) {
             const size_t at = (static_cast<size_t>(t) * s.kv_heads + h) * d;
-            kernels.store_token[kind](cache, cache.head(layer, table[t / kPageTokens], h),
-                                      t % kPageTokens, k.data() + at, v.data() + at);
+            kernels.store_token[kind](cache, cache.head(layer, table[t / kPageTokens], h), t % kPageTokens,
+                                      k.data() + at, v.data() + at);
         }
         int slot = 0;
         while ((1 << slot) < std::min(group, kernels.columns)) ++slot;
@@ -413,8 +384,7 @@ void check_attention(const Kernels& kernels, Random& random, CacheType type, con
             std::vector<double> score, sum(d);
             double top = -1e300, total = 0;
             for (int t = a.first[r]; t < a.last[r]; ++t) {
-                const std::vector<double> key =
-                    seen(k.data() + (static_cast<size_t>(t) * s.kv_heads + h) * d);
+                const std::vector<double> key = seen(k.data() + (static_cast<size_t>(t) * s.kv_heads + h) * d);
                 double dot = 0;
                 for (int i = 0; i < d; ++i) dot += query[i] * key[i];
                 dot *= static_cast<double>(s.scale);
@@ -423,17 +393,15 @@ void check_attention(const Kernels& kernels, Random& random, CacheType type, con
                 top = std::max(top, dot);
             }
             for (int t = a.first[r]; t < a.last[r]; ++t) {
-                const std::vector<double> value =
-                    seen(v.data() + (static_cast<size_t>(t) * s.kv_heads + h) * d);
+                const std::vector<double> value = seen(v.data() + (static_cast<size_t>(t) * s.kv_heads + h) * d);
                 const double p = std::exp(score[t - a.first[r]] - top);
                 total += p;
                 for (int i = 0; i < d; ++i) sum[i] += p * value[i];
             }
             for (int i = 0; i < d; ++i)
                 check(std::fabs(out[r][i] - sum[i] / total) < 2e-5,
-                      "%s attention: %d tokens, head %d, row %d of %d, feature %d: %g for %g",
-                      kernels.name, length, d, r, rows, i, static_cast<double>(out[r][i]),
-                      sum[i] / total);
+                      "%s attention: %d tokens, head %d, row %d of %d, feature %d: %g for %g", kernels.name, length, d,
+                      r, rows, i, static_cast<double>(out[r][i]), sum[i] / total);
         }
     }
 }
@@ -480,9 +448,7 @@ void test_threads() {
                     team.barrier();
                 }
             });
-            if (run % 97 == 0)
-                std::this_thread::sleep_for(
-                    std::chrono::milliseconds(1));  // long enough to fall asleep
+            if (run % 97 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // long enough to fall asleep
         }
         int64_t wanted = 0;
         for (int run = 0; run < runs; ++run) wanted += static_cast<int64_t>(run % 4 + 1) * size;
@@ -498,16 +464,14 @@ void test_threads() {
                     for (int64_t i = begin; i < end; ++i) ++taken[i];
                 });
                 for (const auto& count : taken)
-                    check(count == 1, "shares of %d threads do not part %d items", size,
-                          static_cast<int>(n));
+                    check(count == 1, "shares of %d threads do not part %d items", size, static_cast<int>(n));
             }
 }
 
 // A random small transformer: every operation, types and shapes drawn.
 class Model {
   public:
-    Model(uint64_t seed, int threads, const Kernels& kernels)
-        : program_(threads, kernels), random_(seed) {
+    Model(uint64_t seed, int threads, const Kernels& kernels) : program_(threads, kernels), random_(seed) {
         width = 256;
         vocabulary = random_.between(3, 20);
         kv_heads = random_.between(1, 2);
@@ -516,8 +480,7 @@ class Model {
         layers = random_.between(1, 2);
         const int hidden = 256 * random_.between(1, 2), pairs = head_dim / 2 - random_.below(8);
         std::vector<float> inverse(pairs);
-        for (int i = 0; i < pairs; ++i)
-            inverse[i] = std::pow(1e4f, -static_cast<float>(i) / static_cast<float>(pairs));
+        for (int i = 0; i < pairs; ++i) inverse[i] = std::pow(1e4f, -static_cast<float>(i) / static_cast<float>(pairs));
         program_.vectors.push_back(inverse);
         program_.rotations.push_back({0, 1.0f});
 
@@ -529,14 +492,11 @@ class Model {
         embed->scale = 3.0f;
         embed->table = {type, vocabulary, width, tables_.back().data()};
         program_.add(std::move(embed));
-        const int q = buffer(heads * head_dim), k = buffer(kv_heads * head_dim),
-                  v = buffer(kv_heads * head_dim);
+        const int q = buffer(heads * head_dim), k = buffer(kv_heads * head_dim), v = buffer(kv_heads * head_dim);
         const int mixed = buffer(heads * head_dim), gate = buffer(hidden), up = buffer(hidden);
         for (int layer = 0; layer < layers; ++layer) {
             norm(normed, x, width, width);
-            linear(normed,
-                   {{heads * head_dim, q}, {kv_heads * head_dim, k}, {kv_heads * head_dim, v}},
-                   width, false);
+            linear(normed, {{heads * head_dim, q}, {kv_heads * head_dim, k}, {kv_heads * head_dim, v}}, width, false);
             norm(q, q, heads * head_dim, head_dim);
             rope(q, heads, pairs);
             rope(k, kv_heads, pairs);
@@ -606,16 +566,14 @@ class Model {
 
     // Appends `tokens` to each sequence of `pasts`; returns the logits of every row.
     std::vector<float> step(const Cache& cache, const std::vector<Exact<int32_t>>& tables,
-                            const std::vector<int>& pasts,
-                            const std::vector<std::vector<int32_t>>& tokens) {
+                            const std::vector<int>& pasts, const std::vector<std::vector<int32_t>>& tokens) {
         Step s;
         s.cache = &cache;
         std::vector<int32_t> all;
         for (size_t i = 0; i < tokens.size(); ++i) {
-            s.spans.push_back({static_cast<int>(all.size()), static_cast<int>(tokens[i].size()),
-                               pasts[i], tables[i].data()});
-            for (size_t j = 0; j < tokens[i].size(); ++j)
-                s.positions.push_back(pasts[i] + static_cast<int32_t>(j));
+            s.spans.push_back(
+                {static_cast<int>(all.size()), static_cast<int>(tokens[i].size()), pasts[i], tables[i].data()});
+            for (size_t j = 0; j < tokens[i].size(); ++j) s.positions.push_back(pasts[i] + static_cast<int32_t>(j));
             all.insert(all.end(), tokens[i].begin(), tokens[i].end());
         }
         Exact<int32_t> ids(all.size()), selected(all.size());
@@ -642,8 +600,7 @@ class Model {
     const PackedMatrix* weight(int matrices, int rows, int cols) {
         Type type = draw();
         if (cols % format(type).block) type = cols % 32 ? Type::F16 : Type::Q8_0;
-        const Exact<uint8_t> data =
-            random_weight(random_, type, static_cast<int64_t>(matrices) * rows * cols);
+        const Exact<uint8_t> data = random_weight(random_, type, static_cast<int64_t>(matrices) * rows * cols);
         return &program_.weights[program_.add_weight(type, matrices, rows, cols, data.data())];
     }
     void norm(int out, int x, int n, int group) {
@@ -714,36 +671,33 @@ void test_programs() {
                             for (int32_t& token : part) token = random.below(model.vocabulary);
                         }
                         if (threads > 0) {
-                            const std::vector<float> rows =
-                                model.step(cache, tables, pasts, tokens);
+                            const std::vector<float> rows = model.step(cache, tables, pasts, tokens);
                             all.insert(all.end(), rows.begin(), rows.end());
                         } else {
                             for (int i = 0; i < 3; ++i) {
                                 std::vector<Exact<int32_t>> table;
                                 table.emplace_back(2);
                                 std::copy(tables[i].begin(), tables[i].end(), table[0].begin());
-                                const std::vector<float> rows =
-                                    model.step(cache, table, {pasts[i]}, {tokens[i]});
+                                const std::vector<float> rows = model.step(cache, table, {pasts[i]}, {tokens[i]});
                                 all.insert(all.end(), rows.begin(), rows.end());
                             }
                         }
                         for (int i = 0; i < 3; ++i) pasts[i] += static_cast<int>(tokens[i].size());
                     }
                     for (float value : all)
-                        check(std::isfinite(value), "%s program %d: a logit is not finite",
-                              kernels->name, static_cast<int>(seed));
+                        check(std::isfinite(value), "%s program %d: a logit is not finite", kernels->name,
+                              static_cast<int>(seed));
                     if (first.empty())
                         first = all;
                     else
-                        check(first == all, "%s program %d differs with %d threads (0: alone)",
-                              kernels->name, static_cast<int>(seed), threads);
+                        check(first == all, "%s program %d differs with %d threads (0: alone)", kernels->name,
+                              static_cast<int>(seed), threads);
                 }
             }
 }
 
 void test_memory() {
-    for (size_t bytes : {size_t{0}, size_t{1}, size_t{4096}, size_t{5000}, (size_t{8} << 20) + 1,
-                         size_t{20} << 20}) {
+    for (size_t bytes : {size_t{0}, size_t{1}, size_t{4096}, size_t{5000}, (size_t{8} << 20) + 1, size_t{20} << 20}) {
         Memory memory(bytes), other;
         check(memory.bytes() == bytes, "memory has another size");
         if (bytes) {
@@ -753,8 +707,7 @@ void test_memory() {
         }
         other = std::move(memory);
         Memory third(std::move(other));
-        check(third.bytes() == bytes && (!bytes || third.data()[bytes - 1] == 1),
-              "memory does not move");
+        check(third.bytes() == bytes && (!bytes || third.data()[bytes - 1] == 1), "memory does not move");
     }
     Arena arena;
     std::vector<uint8_t*> parts;
