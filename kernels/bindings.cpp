@@ -341,6 +341,11 @@ nb::tuple scan_strings(Bytes buffer, uint64_t offset, uint64_t count) {
 NB_MODULE(_native, m) {
     nb::set_leak_warnings(false);  // objects alive when the interpreter ends are no user's concern
     m.def("isa", [] { return std::string(kernels().name); });
+    m.def("measured_rates", [] {
+        nb::dict rates;
+        for (const Kernels* k : available_kernels()) rates[k->name] = measured_rate(*k);
+        return rates;
+    });
     m.def("available_isas", [] {
         std::vector<std::string> names;
         for (const Kernels* k : available_kernels()) names.emplace_back(k->name);

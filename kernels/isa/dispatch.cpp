@@ -1,4 +1,6 @@
 // Which instruction sets this processor and operating system support, and which one is used.
+#include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -68,11 +70,36 @@ std::vector<const Kernels*> available_kernels() {
     return found;
 }
 
+double measured_rate(const Kernels& k) {
+    constexpr Type type = Type::Q4_0;
+    constexpr int cols = 512, tile_columns = 4, slot = 2, calls = 8, tries = 5;
+    const PackedMatrix shape(type, 1, kPanelRows, cols);
+    std::vector<uint8_t> panel(shape.panel_bytes + 64), tile(QuantTile::bytes(tile_columns, cols) + 64);
+    auto aligned = [](std::vector<uint8_t>& v) {
+        return reinterpret_cast<uint8_t*>(align64(reinterpret_cast<size_t>(v.data())));
+    };
+    const QuantTile x(aligned(tile), tile_columns, cols);
+    alignas(64) float y[kTileColumns * kPanelRows];
+    double best = 0;
+    for (int i = 0; i < tries; ++i) {
+        const auto start = std::chrono::steady_clock::now();
+        for (int j = 0; j < calls; ++j) k.quantised[static_cast<int>(type)][slot](aligned(panel), cols, x, y);
+        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+        best = std::max(best, 2.0 * kPanelRows * cols * tile_columns * calls / taken.count());
+    }
+    return best;
+}
+
 const Kernels& kernels() {
     static const Kernels& chosen = []() -> const Kernels& {
         const auto available = available_kernels();
         const char* wanted = std::getenv("LOCALLLM_ISA");
-        if (!wanted || !*wanted) return *available.front();
+        if (!wanted || !*wanted) {
+            const Kernels* best = available.front();
+            for (const Kernels* k : available)
+                if (std::string(k->name) != "scalar" && measured_rate(*k) > 1.05 * measured_rate(*best)) best = k;
+            return *best;
+        }
         std::string names;
         for (const Kernels* k : available) {
             if (std::string(wanted) == k->name) return *k;

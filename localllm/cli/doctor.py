@@ -51,11 +51,12 @@ def _facts() -> dict[str, Any]:
 
 def _kernels() -> str:
     try:
-        from localllm._native import isa
+        from localllm._native import isa, measured_rates
     except ImportError as error:
         return f"missing: {error}"
-    forced = " (LOCALLLM_ISA)" if os.environ.get("LOCALLLM_ISA") else ""
-    return f"{isa()}{forced}"
+    why = "set by LOCALLLM_ISA" if os.environ.get("LOCALLLM_ISA") else "the fastest measured"
+    rates = ", ".join(f"{name} {rate / 1e12:.3f}" for name, rate in measured_rates().items())
+    return f"{isa()}, {why} ({rates} Top/s a core)"
 
 
 def _usable_cores() -> int:
