@@ -97,11 +97,11 @@ def with_system(source: Source, chat: Chat) -> Chat:
 
 SKILLS: dict[str, tuple[Callable[[Source], Chat], float]] = {
     # skill: (generator, share of all training tokens); the rest of the tokens is plain book text
-    "repeat": (repeat, 0.06),
-    "arithmetic": (arithmetic, 0.22),
-    "name": (name_chat, 0.14),
-    "json": (json_chat, 0.17),
-    "tool": (tool_chat, 0.19),
+    "repeat": (repeat, 0.05),
+    "arithmetic": (arithmetic, 0.16),
+    "name": (name_chat, 0.11),
+    "json": (json_chat, 0.18),
+    "tool": (tool_chat, 0.28),
     "think": (thinking, 0.05),
     "howto": (howto_chat, 0.04),
     "greet": (greeting, 0.02),
