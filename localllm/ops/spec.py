@@ -7,7 +7,6 @@ definition never sees them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -182,8 +181,3 @@ class Definition(Protocol):
 
     def forward(self, ops: Ops[Any]) -> None:
         """Says the whole computation once."""
-
-
-def describe(weights: Sequence[Weight | None]) -> str:
-    """Names for listings: "a, b, -"."""
-    return ", ".join("-" if weight is None else weight.name for weight in weights)
