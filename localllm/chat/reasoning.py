@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from localllm.decoding.stopping import overlap
+
 TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thought>", "</thought>"))
 
 
@@ -72,7 +74,7 @@ class ReasoningParser:
         if found:
             self._state, self._held = "after", after
             return self._spoken(before.rstrip())
-        keep = 0 if done else _possible_tag(self._held, self._close)
+        keep = 0 if done else overlap(self._held, self._close)
         end = len(self._held) - keep
         if not done:  # white space before the closing tag is not part of the reasoning
             end = len(self._held[:end].rstrip())
@@ -84,11 +86,3 @@ class ReasoningParser:
             text = text.lstrip()
             self._started = bool(text)
         return text
-
-
-def _possible_tag(text: str, tag: str) -> int:
-    """Length of the longest end of `text` that could begin `tag`."""
-    for length in range(min(len(text), len(tag) - 1), 0, -1):
-        if tag.startswith(text[-length:]):
-            return length
-    return 0

@@ -30,7 +30,7 @@ class StopSequences:
             end, length, self.matched = min(found)
             self._held = ""
             return text[: end + length]
-        held = max(_overlap(text, stop) for stop in self._stops)
+        held = max(overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
@@ -71,7 +71,7 @@ class TextStream:
         return self._stops.add(self._detokenizer.flush()) + self._stops.flush()
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of ``text`` that is a beginning of ``stop`` (not all of it)."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if stop.startswith(text[-length:]):
