@@ -37,22 +37,7 @@ _SCALARS: dict[int, struct.Struct] = {
     11: struct.Struct("<q"),
     12: struct.Struct("<d"),
 }
-_DTYPES: dict[int, np.dtype[Any]] = {
-    kind: np.dtype(code)
-    for kind, code in {
-        0: "u1",
-        1: "i1",
-        2: "<u2",
-        3: "<i2",
-        4: "<u4",
-        5: "<i4",
-        6: "<f4",
-        7: "u1",
-        10: "<u8",
-        11: "<i8",
-        12: "<f8",
-    }.items()
-}
+_DTYPES: dict[int, np.dtype[Any]] = {kind: np.dtype(form.format) for kind, form in _SCALARS.items()}
 _LEAST_ELEMENT_BYTES = {kind: dtype.itemsize for kind, dtype in _DTYPES.items()} | {
     STRING: 8,
     ARRAY: 12,
