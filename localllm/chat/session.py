@@ -153,6 +153,3 @@ def _fold_system(messages: Sequence[Message]) -> list[Message] | None:
         return None
     text = f"{messages[0]['content']}\n\n{messages[1]['content']}"
     return [{"role": "user", "content": text}, *messages[2:]]
-
-
-__all__ = ["Answer", "ChatSession", "ChatTemplate", "Engine"]

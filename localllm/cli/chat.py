@@ -69,7 +69,7 @@ def command(
         writer.note(facts)
         demonstration = "A small demonstration that comes with the program: often wrong. "
         writer.note(
-            (demonstration if found.bundled else "") + "/? lists the commands, Ctrl+D leaves."
+            (demonstration if found.bundled else "") + "/? lists commands, Ctrl+D leaves."
         )
     if session.note:
         writer.note(f"note: {session.note}")
