@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from localllm.chat.reasoning import ReasoningParser
-from localllm.chat.template import ChatTemplate, Message, RefusedError, load_template
+from localllm.chat.template import Message, RefusedError, load_template
 from localllm.decoding.params import GenerationParams
 from localllm.tokenize.base import Tokenizer
 

@@ -17,8 +17,6 @@ from localllm.errors import ModelFileError
 from localllm.gguf.metadata import STRING, UINT32, Bytes, Cursor, StringArray, shown
 from localllm.gguf.types import QuantType, quant_type_by_id
 
-__all__ = ["GGUFFile", "StringArray", "TensorInfo"]
-
 T = TypeVar("T")
 D = TypeVar("D")
 

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from localllm.tokenize.special import SpecialSplitter
-from localllm.tokenize.vocabulary import Attribute, Vocabulary, read_vocabulary
-
-if TYPE_CHECKING:
-    from localllm.gguf import GGUFFile
-
-__all__ = ["Tokenizer", "load_tokenizer"]
+from localllm.tokenize.vocabulary import Attribute, Vocabulary
 
 SPACE = "\u2581"  # how SentencePiece and WordPiece vocabularies write a space
 _SPACE_BYTES = SPACE.encode()
@@ -141,27 +135,3 @@ class Tokenizer(ABC):
 
     def _decode_normal(self, stored: bytes) -> bytes:
         return stored.replace(_SPACE_BYTES, b" ")
-
-
-def load_tokenizer(file: GGUFFile) -> Tokenizer:
-    """The tokenizer that a model file describes.
-
-    Raises:
-        ModelFileError: naming the metadata field that is missing, wrong or of an unknown kind.
-    """
-    vocabulary = read_vocabulary(file)
-    if vocabulary.model == "llama":
-        from localllm.tokenize.spm import SentencePieceTokenizer
-
-        return SentencePieceTokenizer(vocabulary)
-    if vocabulary.model == "t5":
-        from localllm.tokenize.unigram import UnigramTokenizer
-
-        return UnigramTokenizer(vocabulary)
-    if vocabulary.model == "bert":
-        from localllm.tokenize.wordpiece import WordPieceTokenizer
-
-        return WordPieceTokenizer(vocabulary)
-    from localllm.tokenize.bpe import BytePairTokenizer
-
-    return BytePairTokenizer(vocabulary)

@@ -12,8 +12,6 @@ from localllm.tokenize.merging import WordCache, merge
 from localllm.tokenize.pretokenizers import find_pretokenizer, pretokenizer_names
 from localllm.tokenize.vocabulary import Vocabulary, check_strings, string_array
 
-__all__ = ["BytePairTokenizer"]
-
 _log = logging.getLogger(__name__)
 
 

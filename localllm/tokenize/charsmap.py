@@ -13,8 +13,6 @@ import numpy as np
 from localllm.errors import ModelFileError
 from localllm.tokenize.vocabulary import PREFIX, Vocabulary
 
-__all__ = ["CharsMap"]
-
 _FIELD = "precompiled_charsmap"
 
 

@@ -7,8 +7,6 @@ from heapq import heappop, heappush
 from itertools import chain, pairwise
 from math import inf
 
-__all__ = ["WordCache", "merge"]
-
 _SHORT = 40  # symbols; above, a heap is faster than looking for the least rank each time
 
 

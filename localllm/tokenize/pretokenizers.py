@@ -19,8 +19,6 @@ import regex  # type: ignore[import-untyped]
 
 from localllm.tokenize.unicode import pinned
 
-__all__ = ["PreTokenizer", "find_pretokenizer", "pretokenizer_names"]
-
 Splitter = Callable[[str], list[str]]
 
 _SHORT = 48  # characters; pieces up to this length come again, and are remembered

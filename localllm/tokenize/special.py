@@ -14,8 +14,6 @@ import numpy as np
 
 from localllm.tokenize.vocabulary import Attribute, Vocabulary
 
-__all__ = ["SpecialSplitter"]
-
 _SPACE = " \t\n\v\f\r"
 
 

@@ -9,8 +9,6 @@ from localllm.tokenize.base import SPACE, Tokenizer
 from localllm.tokenize.merging import WordCache, merge
 from localllm.tokenize.vocabulary import Vocabulary
 
-__all__ = ["SentencePieceTokenizer", "chunk_pattern"]
-
 
 class SentencePieceTokenizer(Tokenizer):
     """Scores for merges, bytes for what the vocabulary lacks, a space put before each text."""

@@ -6,8 +6,6 @@ import codecs
 
 from localllm.tokenize.base import Tokenizer
 
-__all__ = ["StreamingDetokenizer"]
-
 
 class StreamingDetokenizer:
     """Emits each character as soon as all its bytes are there, and never before.

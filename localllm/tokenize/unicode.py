@@ -12,8 +12,6 @@ from bisect import bisect_right
 from functools import lru_cache
 from itertools import accumulate
 
-__all__ = ["STAND_IN", "is_unassigned", "pinned"]
-
 STAND_IN = "\ufdd0"  # a noncharacter: unassigned in every version of Unicode
 
 # The gaps of Unicode 15.1 (707 ranges; DerivedAge and UnicodeData of the Unicode Character

@@ -13,8 +13,6 @@ from localllm.tokenize.merging import WordCache
 from localllm.tokenize.spm import chunk_pattern
 from localllm.tokenize.vocabulary import Attribute, Vocabulary
 
-__all__ = ["UnigramTokenizer"]
-
 _UNKNOWN_PENALTY = np.float32(10)
 _LONGEST_TOKEN = 1024  # characters
 

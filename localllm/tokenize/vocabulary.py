@@ -11,18 +11,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from localllm.errors import ModelFileError
-from localllm.gguf import StringArray
-
-if TYPE_CHECKING:
-    from localllm.gguf import GGUFFile
-
-__all__ = ["Attribute", "Vocabulary", "read_vocabulary"]
+from localllm.gguf import GGUFFile, StringArray
 
 PREFIX = "tokenizer.ggml."
 

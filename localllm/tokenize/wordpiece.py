@@ -12,8 +12,6 @@ from localllm.tokenize.merging import WordCache
 from localllm.tokenize.unicode import is_unassigned
 from localllm.tokenize.vocabulary import Vocabulary
 
-__all__ = ["WordPieceTokenizer"]
-
 _LONGEST_TOKEN = 1024  # characters
 
 
