@@ -81,13 +81,11 @@ def command(
 
 def _prompt(argument: str | None) -> str:
     """The prompt from the argument, from stdin, or from both."""
-    piped = ""
     if argument == "-" or (argument is None and not sys.stdin.isatty()):
         return _not_empty(read_stdin())
     if argument is None:
         raise UsageError("there is no prompt", "give it as an argument, or through a pipe")
-    if not sys.stdin.isatty() and _has_input():
-        piped = read_stdin()
+    piped = read_stdin() if not sys.stdin.isatty() and _has_input() else ""
     return _not_empty(f"{argument}\n\n{piped}" if piped.strip() else argument)
 
 
@@ -108,7 +106,6 @@ def _not_empty(text: str) -> str:
 
 def _document(answer: Answer, engine: Engine, load_seconds: float) -> dict[str, Any]:
     stats = engine.last_stats
-    fresh = stats.prompt_tokens - stats.cached_tokens
     return {
         "text": answer.content,
         "reasoning": answer.reasoning,
@@ -123,11 +120,7 @@ def _document(answer: Answer, engine: Engine, load_seconds: float) -> dict[str, 
             "load_seconds": load_seconds,
             "prefill_seconds": stats.prefill_seconds,
             "decode_seconds": stats.decode_seconds,
-            "prefill_tokens_per_second": _rate(fresh, stats.prefill_seconds),
-            "decode_tokens_per_second": _rate(stats.generated_tokens, stats.decode_seconds),
+            "prefill_tokens_per_second": stats.prefill_tokens_per_second or None,
+            "decode_tokens_per_second": stats.decode_tokens_per_second or None,
         },
     }
-
-
-def _rate(tokens: int, seconds: float) -> float | None:
-    return tokens / seconds if seconds > 0 and tokens > 0 else None
