@@ -11,7 +11,7 @@ import typer
 from localllm.cli.options import OutputOptions, with_options
 from localllm.hub.catalog import load_catalog
 from localllm.hub.facts import in_bytes, si
-from localllm.hub.names import cached_files
+from localllm.hub.names import BUNDLED, cached_files
 
 
 @with_options
@@ -38,7 +38,7 @@ def command(
         print(json.dumps(document, ensure_ascii=False))
         return
     print("On this machine:")
-    print(f"  {'tiny-chat':<50} the bundled demonstration")
+    print(f"  {BUNDLED:<50} the bundled demonstration")
     for file in files:
         print(f"  {file.name:<50} {in_bytes(sum(path.stat().st_size for path in file.shards)):>8}")
     if catalog:

@@ -21,7 +21,7 @@ def command(
     output: OutputOptions,
 ) -> None:
     """Describe a model file."""
-    from localllm.gguf.reader import GGUFFile
+    from localllm.gguf import GGUFFile
     from localllm.hub.facts import describe, in_bytes, si
 
     found = find(model)

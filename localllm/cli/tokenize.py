@@ -33,7 +33,7 @@ def command(
     found = find(model)
     content = read_stdin() if text is None else text
 
-    from localllm.gguf.reader import GGUFFile
+    from localllm.gguf import GGUFFile
     from localllm.tokenize import load_tokenizer
 
     tokenizer = load_tokenizer(GGUFFile.open(found.path))

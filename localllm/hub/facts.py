@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
-from localllm.gguf.reader import GGUFFile
+from localllm.gguf import GGUFFile
 
 # general.file_type, as llama.cpp numbers it (enum llama_ftype).
 _FILE_TYPES = """
