@@ -8,6 +8,7 @@ from localllm.evaluate.synthetic import ARCHITECTURES, random_model
 from localllm.gguf import GGUFFile
 from localllm.models import load_definition
 from localllm.ops import eager
+from tests.parity.peer import mean_divergence, open_peer, peer_logits
 
 pytestmark = pytest.mark.peer
 
@@ -41,29 +42,11 @@ CASES = [(arch, {}) for arch in ARCHITECTURES] + [
 
 def llamacpp_logits(path, tokens):
     """[T, vocab], computed with keys and values in float32."""
-    llama_cpp = pytest.importorskip("llama_cpp")
-    model = llama_cpp.Llama(
-        str(path),
-        logits_all=True,
-        n_ctx=CONTEXT,
-        n_batch=CONTEXT,
-        n_threads=2,
-        type_k=llama_cpp.GGML_TYPE_F32,
-        type_v=llama_cpp.GGML_TYPE_F32,
-        flash_attn=False,
-        verbose=False,
-    )
+    peer = open_peer(path, CONTEXT, "f32")
     try:
-        model.eval(list(tokens))
-        return np.array(model.scores[: len(tokens)])
+        return peer_logits(peer, tokens)
     finally:
-        model.close()
-
-
-def kl_divergence(reference, found):
-    """Mean over rows of KL(reference || found), in nats, from logits."""
-    p, q = (torch.tensor(logits).double().log_softmax(-1) for logits in (reference, found))
-    return float((p.exp() * (p - q)).sum(-1).mean())
+        peer.close()
 
 
 def ids(case):
@@ -79,7 +62,7 @@ def test_eager_equals_llamacpp(case, tmp_path):
     tokens = np.random.default_rng(1).integers(0, model.config.vocab, POSITIONS)
     expected = llamacpp_logits(path, tokens.tolist())
     found = eager.run(model, torch.tensor(tokens))["logits"].numpy()
-    divergence = kl_divergence(expected, found)
+    divergence = mean_divergence(expected, found)
     print(ids(case), "KL", divergence, "max", np.abs(expected - found).max())
     assert divergence <= 1e-6
     assert (expected.argmax(-1) == found.argmax(-1)).all()
