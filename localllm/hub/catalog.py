@@ -16,8 +16,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3", "qwen3moe", "gemma3", "phi3"})
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -140,9 +138,11 @@ def _typed(entry: Mapping[str, Any], name: str, kind: type) -> Any:
 
 
 def _check(model: CatalogModel) -> None:
+    from localllm.models.registry import supported_architectures
+
     shape = model.shape
-    if model.architecture not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
+    if model.architecture not in supported_architectures():
+        known = ", ".join(supported_architectures())
         raise _FieldError("architecture", f"{model.architecture!r} is not one of {known}")
     if model.repository.count("/") != 1:
         raise _FieldError("repository", f"{model.repository!r} is not of the form user/repo")
