@@ -11,6 +11,8 @@ from localllm.engine.runner import Logits
 from localllm.models.blocks import Model
 from localllm.ops.eager import EagerCache, WeightStore, run
 
+_Memory = dict[int, tuple[Tensor, Tensor]]  # by layer: [pages * page_size, kv_heads, head_dim]
+
 
 class EagerRunner:
     """See ``Runner``; KV memory in the dtype of the weights.
@@ -37,7 +39,7 @@ class EagerRunner:
         self.page_size = page_size
         self._model = model
         self._store = WeightStore(device, dtype)
-        self._memory = _Memory()
+        self._memory: _Memory = {}
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Logits:
@@ -63,10 +65,6 @@ class EagerRunner:
                 slots[target * size : (target + 1) * size] = slots[
                     source * size : (source + 1) * size
                 ]
-
-
-class _Memory(dict[int, tuple[Tensor, Tensor]]):
-    """Per layer, keys and values: [pages * page_size, kv_heads, head_dim]."""
 
 
 class _PagedCache(EagerCache):

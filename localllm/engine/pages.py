@@ -41,7 +41,7 @@ class PagePool:
         page_size: tokens a page holds.
     """
 
-    def __init__(self, pages: int, page_size: int = 32) -> None:
+    def __init__(self, pages: int, page_size: int) -> None:
         self.page_size = page_size
         self.pages = pages
         self._free = list(range(pages - 1, -1, -1))

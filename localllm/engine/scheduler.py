@@ -46,9 +46,7 @@ class Scheduler:
         reuse: whether computed prefixes are kept and found again.
     """
 
-    def __init__(
-        self, pool: PagePool, budget: int = 512, sequences: int = 64, reuse: bool = True
-    ) -> None:
+    def __init__(self, pool: PagePool, budget: int, sequences: int, reuse: bool) -> None:
         if not 0 < sequences <= budget:
             raise ValueError(f"{sequences} sequences in a step of {budget} tokens")
         self.pool = pool
