@@ -57,6 +57,10 @@ class TemplateLimitError(jinja2.TemplateError):
     """The template asked for more time or memory than a chat template needs."""
 
 
+class TemplateRefusal(jinja2.TemplateError):
+    """The template called `raise_exception`: the conversation is not one it accepts."""
+
+
 class Budget:
     """What one rendering may use.
 
@@ -391,7 +395,3 @@ def _now(pattern: str) -> str:
     if _WIDE_PERCENT.search(pattern) or len(pattern) > 1000:
         raise TemplateLimitError("the template formats too wide a field")
     return datetime.now().strftime(pattern)
-
-
-class TemplateRefusal(jinja2.TemplateError):
-    """The template called `raise_exception`: the conversation is not one it accepts."""

@@ -5,14 +5,12 @@ checks its tensors. Each architecture is one file in `architectures/`.
 """
 
 from localllm.models.blocks import Model
-from localllm.models.config import ExpertConfig, ModelConfig, RopeConfig
+from localllm.models.config import ModelConfig
 from localllm.models.registry import load_definition, supported_architectures
 
 __all__ = [
-    "ExpertConfig",
     "Model",
     "ModelConfig",
-    "RopeConfig",
     "load_definition",
     "supported_architectures",
 ]
