@@ -97,7 +97,7 @@ const Kernels& kernels() {
         if (!wanted || !*wanted) {
             const Kernels* best = available.front();
             for (const Kernels* k : available)
-                if (std::string(k->name) != "scalar" && measured_rate(*k) > 1.05 * measured_rate(*best)) best = k;
+                if (std::string(k->name) != "scalar" && measured_rate(*k) > 1.25 * measured_rate(*best)) best = k;
             return *best;
         }
         std::string names;

@@ -38,7 +38,7 @@ std::vector<const Kernels*> available_kernels();
 // well under a millisecond: some processors run their widest vectors at half the rate, or lower their clock for them.
 double measured_rate(const Kernels& kernels);
 
-// The widest available unless a narrower one measures clearly faster, or the one LOCALLLM_ISA names. Throws
+// The widest available unless a narrower one measures a quarter faster, or the one LOCALLLM_ISA names. Throws
 // std::runtime_error for a name that is not available.
 const Kernels& kernels();
 

@@ -3,7 +3,8 @@
 
 namespace localllm {
 
-// e^x by 2^n * p(r), |r| <= ln 2 / 2; relative error below 2e-7. Below -87 the result is 0, above 88 it stays finite.
+// e^x by 2^n * p(r), |r| <= ln 2 / 2; relative error below 2e-7. x is clamped to [-87, 88]: the result is never 0 and
+// stays finite.
 template <class V>
 inline typename V::F vexp(typename V::F x) {
     const auto lowest = V::set1(-87.0f);
