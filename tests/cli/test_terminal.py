@@ -28,7 +28,7 @@ def chat(environment: dict[str, str], model: Path, endless: list[str]) -> Iterat
         dimensions=(40, 100),
     )
     child.expect("parameters, Q8_0")
-    child.expect("lists the commands")
+    child.expect("lists commands")
     child.expect(">>>")
     yield child
     child.close(force=True)
