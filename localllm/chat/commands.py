@@ -199,16 +199,19 @@ def run_command(repl: Repl, line: str) -> None:
 def _path(rest: str, command: str) -> Path:
     if not rest:
         raise UsageError(f"{command} needs the name of a file")
-    return Path(rest.strip("\"'")).expanduser()
+    try:
+        return Path(rest.strip("\"'")).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{command} {rest}: there is no such home folder") from None
 
 
 def _value(name: str, text: str) -> Any:
     if name == "stop":
-        return (
-            (text.strip('"').encode().decode("unicode_escape"),)
-            if "\\" in text
-            else (text.strip('"'),)
-        )
+        try:
+            plain = text.strip('"')
+            return (plain.encode().decode("unicode_escape") if "\\" in text else plain,)
+        except UnicodeError:
+            raise UsageError(f"/set stop {text}: the backslash begins no known escape") from None
     if name == "logit_bias":
         token, _, bias = text.partition("=")
         try:
@@ -217,7 +220,7 @@ def _value(name: str, text: str) -> Any:
             raise UsageError("/set logit_bias takes ID=BIAS") from None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

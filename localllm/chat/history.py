@@ -59,12 +59,21 @@ class Conversation:
             "system": self.system,
             "messages": self.turns,
         }
-        beside = path.with_name(path.name + ".part")
+        # half a surrogate pair becomes the \uXXXX that JSON has for it
+        text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
         try:
-            beside.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", "utf-8")
-            os.replace(beside, path)
-        except OSError as error:
-            raise LocalLLMError(f"cannot save {path}: {error.strerror}") from error
+            target = path.resolve()  # what a link points at is replaced, not the link
+            if target.exists() and not target.is_file():
+                raise LocalLLMError(f"cannot save {path}: it is not a regular file")
+            beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+            try:
+                beside.write_bytes(text.encode("utf-8", "backslashreplace"))
+                os.replace(beside, target)
+            finally:
+                beside.unlink(missing_ok=True)
+        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+            reason = getattr(error, "strerror", None) or error
+            raise LocalLLMError(f"cannot save {path}: {reason}") from error
 
     @classmethod
     def load(cls, path: Path) -> Conversation:
@@ -85,7 +94,7 @@ class Conversation:
         conversation = cls(system if isinstance(system, str) else None)
         turns = document.get("messages")
         for number, turn in enumerate(turns if isinstance(turns, list) else [None], 1):
-            known = isinstance(turn, dict) and turn.get("role") in _ROLES
+            known = isinstance(turn, dict) and str(turn.get("role")) in _ROLES
             if not known or not isinstance(turn.get("content"), str):
                 raise LocalLLMError(f"{path}: message {number} has no known role or no text")
             conversation.turns.append(turn)

@@ -52,22 +52,18 @@ class Repl:
         while True:
             try:
                 text = self._message()
-            except EOFError:
-                return
-            except KeyboardInterrupt:
-                if interrupted:
-                    return
-                interrupted = True
-                self.writer.note("(Ctrl+C again, Ctrl+D or /bye leaves)")
-                continue
-            interrupted = False
-            try:
+                interrupted = False
                 if text.startswith("/") and "\n" not in text:
                     run_command(self, text)
                 elif text.strip():
                     self.ask(text)
-            except EOFError:  # /bye
+            except EOFError:  # also /bye
                 return
+            except KeyboardInterrupt:  # at the prompt, or in a command that takes long
+                if interrupted:
+                    return
+                interrupted = True
+                self.writer.note("(Ctrl+C again, Ctrl+D or /bye leaves)")
 
     def ask(self, text: str) -> None:
         """Answer one message; a failure is one line, and the conversation stays as it was."""

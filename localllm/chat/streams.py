@@ -137,7 +137,7 @@ def _decoded_lines(stream: BinaryIO | IO[bytes]) -> Iterator[str]:
 
 
 def _writable(history: Path | None) -> bool:
-    if history is None:
+    if history is None or not history.is_absolute():  # without a home there is no place for it
         return False
     try:
         history.parent.mkdir(parents=True, exist_ok=True)

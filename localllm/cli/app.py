@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 from localllm import __version__
@@ -39,26 +42,22 @@ Commands:
   `localllm COMMAND --help` explains one command.
 """
 
+_UNWRITABLE = (errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT, errno.EFBIG)
 BUG_HINT = "this is a bug in localllm; run again with --debug to see where it happened"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs the command line and exits with an honest code."""
+    _complete_streams()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0, 1 failure, 2 usage, 130 interrupted."""
-    if arguments in ([], ["--help"], ["-h"]):  # answered here, before the imports that take long
-        print(HELP, end="")
-        return 0 if arguments else 2
-    if arguments == ["--version"]:
-        print(f"localllm {__version__}")
-        return 0
     try:
-        code = command_line()(arguments, prog_name="localllm", standalone_mode=False)
+        code = _run(arguments)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return code
     except KeyboardInterrupt:
         return 130
     except (
@@ -70,6 +69,17 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("LOCALLLM_DEBUG"):
             raise
         return _report(error)
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments in ([], ["--help"], ["-h"]):  # answered here, before the imports that take long
+        print(HELP, end="")
+        return 0 if arguments else 2
+    if arguments == ["--version"]:
+        print(f"localllm {__version__}")
+        return 0
+    code = command_line()(arguments, prog_name="localllm", standalone_mode=False)
+    return code if isinstance(code, int) else 0
 
 
 def command_line() -> Any:
@@ -137,14 +147,29 @@ def _report(error: Exception) -> int:
         text, code = "out of memory (a smaller --ctx or a smaller model needs less)", 1
     elif isinstance(error, OSError) and error.filename:
         text, code = f"{error.filename}: {error.strerror}", 1
+    elif isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        text, code = f"the output cannot be written: {error.strerror}", 1
+        _close_stdout()
     elif type(error).__name__ == "Abort":  # typer: end of input at a question
         text, code = "aborted", 1
     else:
         text, code = f"{type(error).__name__}: {error} ({BUG_HINT})", 1
-    print("error: " + " ".join(text.split()), file=sys.stderr)
+    from localllm.chat.streams import printable
+
+    with suppress(OSError):  # nobody may be there to read it
+        print("error: " + printable(" ".join(text.split())), file=sys.stderr)
     return code
 
 
 def _close_stdout() -> None:
     """Point stdout at nothing, so that the interpreter's last flush stays quiet too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complete_streams() -> None:
+    """Open the null device for a stream that is closed (`>&-`), and escape what cannot be shown."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # in this order each takes the number that it should have
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -68,9 +68,7 @@ def command(
     if terminal:
         writer.note(facts)
         demonstration = "A small demonstration that comes with the program: often wrong. "
-        writer.note(
-            (demonstration if found.bundled else "") + "/? lists commands, Ctrl+D leaves."
-        )
+        writer.note((demonstration if found.bundled else "") + "/? lists commands, Ctrl+D leaves.")
     if session.note:
         writer.note(f"note: {session.note}")
     Repl(
@@ -85,9 +83,10 @@ def command(
 
 
 def _facts(model: LocalModel, engine: Engine) -> str:
-    from localllm._native import isa
+    from localllm.engine.machine import kernels
     from localllm.hub.facts import describe
 
     return (
-        f"{model.name}: {describe(engine.file)}; context {engine.context:,} tokens; {isa()} kernels"
+        f"{model.name}: {describe(engine.file)}; context {engine.context:,} tokens; "
+        f"{kernels()} kernels"
     )

@@ -51,12 +51,15 @@ def _facts() -> dict[str, Any]:
 
 def _kernels() -> str:
     try:
-        from localllm._native import isa, measured_rates
+        from localllm._native import measured_rates
+        from localllm.engine.machine import kernels
+
+        used = kernels()
     except ImportError as error:
         return f"missing: {error}"
     why = "set by LOCALLLM_ISA" if os.environ.get("LOCALLLM_ISA") else "the fastest measured"
     rates = ", ".join(f"{name} {rate / 1e12:.3f}" for name, rate in measured_rates().items())
-    return f"{isa()}, {why} ({rates} Top/s a core)"
+    return f"{used}, {why} ({rates} Top/s a core)"
 
 
 def _usable_cores() -> int:

@@ -70,9 +70,9 @@ def load_config(path: Path) -> Mapping[str, Any]:
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a home that is no folder holds no file
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML
         raise UsageError(f"{path}: {error}") from None
     known = {"model": str}
     for group in (SamplingOptions, EngineOptions, ChatOptions):

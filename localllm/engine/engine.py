@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from localllm.decoding import GenerationParams, Sampler, TextStream
 from localllm.engine import memory
 from localllm.engine.batch import Batch
-from localllm.engine.machine import available_memory, default_threads
+from localllm.engine.machine import available_memory, default_threads, kernels
 from localllm.engine.pages import PageLeakError, PagePool
 from localllm.engine.runner import Logits, NativeRunner, Runner
 from localllm.engine.scheduler import Chunk, Scheduler
@@ -99,6 +99,8 @@ class Engine:
             raise UsageError(f"--kv-type {kv_type}: must be one of {', '.join(memory.KV_BYTES)}")
         if threads is not None and not 1 <= threads <= 1024:
             raise UsageError(f"--threads {threads}: must be >= 1 and <= 1024")
+        if device == "cpu":
+            kernels()
         file = GGUFFile.open(path)
         model = load_definition(file, context)
         config = model.config

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from localllm.errors import UsageError
+
 _CGROUP = Path("/sys/fs/cgroup")  # limits of a container (cgroup v2); absent elsewhere
 
 
@@ -20,6 +22,20 @@ def default_threads() -> int:
     if len(quota) == 2 and quota[0] != "max":
         cores = min(cores, math.ceil(int(quota[0]) / int(quota[1])))
     return max(1, cores)
+
+
+def kernels() -> str:
+    """The name of the kernels in use.
+
+    Raises:
+        UsageError: `LOCALLLM_ISA` asks for kernels that cannot run here.
+    """
+    from localllm._native import isa
+
+    try:
+        return isa()
+    except RuntimeError as error:
+        raise UsageError(str(error)) from None
 
 
 def available_memory() -> int:

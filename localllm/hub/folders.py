@@ -10,7 +10,7 @@ from pathlib import Path
 def config_file() -> Path:
     """The user's `config.toml`; `LOCALLLM_CONFIG` names another one."""
     if named := os.environ.get("LOCALLLM_CONFIG"):
-        return Path(named).expanduser()
+        return expanded(named)
     return _base("XDG_CONFIG_HOME", ".config", "APPDATA") / "localllm" / "config.toml"
 
 
@@ -22,17 +22,26 @@ def state_dir() -> Path:
 def hugging_face_cache() -> Path:
     """The Hugging Face cache, by that library's own rules; read in place."""
     if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(named).expanduser()
+        return expanded(named)
     if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+        return expanded(home) / "hub"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface" / "hub"
+
+
+def expanded(text: str) -> Path:
+    """The path with `~` and `~user` replaced; as it stands where nobody knows that folder."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def _base(xdg: str, fallback: str, windows: str) -> Path:
     if named := os.environ.get(xdg):
-        return Path(named).expanduser()
+        return expanded(named)
     if sys.platform == "win32" and (named := os.environ.get(windows)):
         return Path(named)
     if sys.platform == "darwin":
-        return Path("~/Library/Application Support").expanduser()
-    return Path("~").expanduser() / fallback
+        return expanded("~/Library/Application Support")
+    return expanded(f"~/{fallback}")

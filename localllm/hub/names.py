@@ -10,7 +10,7 @@ from pathlib import Path
 
 from localllm.errors import LocalLLMError
 from localllm.hub.catalog import load_catalog
-from localllm.hub.folders import hugging_face_cache
+from localllm.hub.folders import expanded, hugging_face_cache
 
 BUNDLED = "tiny-chat"
 DEFAULT_QUANTISATION = "Q4_K_M"
@@ -72,7 +72,7 @@ def resolve(name: str | None) -> LocalModel:
     """
     if name is None or name.lower() == BUNDLED:
         return LocalModel(BUNDLED, _bundled_file())
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return LocalModel(path.stem, path)
     plain, wanted = _split_quantisation(_without_prefix(name))

@@ -57,6 +57,8 @@ class Weights:
             raise ModelFileError(f"{where}: expected shape {list(shape)}, found {list(info.shape)}")
         if not info.type.runnable:
             raise ModelFileError(f"{where}: type {info.type.name} cannot be run")
+        if len(shape) == 1 and info.type.block_size > 1:  # part of a vector is not whole blocks
+            raise ModelFileError(f"{where}: a vector of type {info.type.name} cannot be run")
         self._used.add(info.name)
         return Weight(info.name, shape, info)
 

@@ -216,6 +216,15 @@ def test_set_and_show() -> None:
         ("/save", "/save needs the name of a file"),
         ("/load /no/such/file", "cannot load /no/such/file"),
         ("/save /no/such/folder/x", "cannot save /no/such/folder/x"),
+        ("/save /", "cannot save /: it is not a regular file"),
+        ("/save .", "cannot save .: it is not a regular file"),
+        ("/save ..", "cannot save ..: it is not a regular file"),
+        ("/save a\0b", "cannot save a"),
+        ("/save ~nobody-of-that-name/x", "no such home folder"),
+        ("/load a\0b", "is not a saved conversation"),
+        ("/set stop \\x", "no known escape"),
+        ("/set stop \\", "no known escape"),
+        ("/set temperature " + "[" * 100_000, "--temperature"),
         ("/show me", "there are model, system"),
         ("/think maybe", "takes on or off"),
         ("/stats", "no answer yet"),
@@ -279,6 +288,7 @@ def test_save_and_load(tmp_path: Path) -> None:
         '{"format": "localllm-conversation", "messages": [3]}',
         '{"format": "localllm-conversation", "messages": [{"role": "boss", "content": "x"}]}',
         '{"format": "localllm-conversation", "messages": [{"role": "user", "content": 3}]}',
+        '{"format": "localllm-conversation", "messages": [{"role": [], "content": "x"}]}',
         '{"format": "localllm-conversation"}',
         "[" * 100_000,
         "\udcff",
@@ -289,6 +299,38 @@ def test_loading_something_else(tmp_path: Path, text: str) -> None:
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     run = Run(FakeEngine(["ok"], ["ok"]), "hi", f"/load {path}", "more")
     assert str(path) in run.notes
+    assert len(run.turns) == 4
+
+
+def test_saving_where_it_cannot_be_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "talk.json"
+    folder.mkdir()
+    run = Run(FakeEngine(["ok"], ["ok"]), "hi", f"/save {folder}", "more")
+    assert "it is not a regular file" in run.notes
+    assert len(run.turns) == 4
+    assert [entry.name for entry in tmp_path.iterdir()] == ["talk.json"]
+
+
+def test_saving_through_a_link_keeps_the_link(tmp_path: Path) -> None:
+    link, path = tmp_path / "link.json", tmp_path / "talk.json"
+    link.symlink_to(path)
+    Run(FakeEngine(["ok"]), "hi", f"/save {link}")
+    assert link.is_symlink()
+    assert len(json.loads(path.read_text("utf-8"))["messages"]) == 2
+
+
+def test_half_a_surrogate_pair_can_be_saved(tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    run = Run(FakeEngine(["\ud800 ok"]), "hi", f"/save {path}", "/clear", f"/load {path}")
+    assert run.turns[1] == ("assistant", "\ud800 ok")
+
+
+def test_ctrl_c_in_a_command_keeps_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    def takes_long(repl: Repl, rest: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "/load", takes_long)
+    run = Run(FakeEngine(["one"], ["two"]), "hi", "/load x", "/load x", "more")
     assert len(run.turns) == 4
 
 

@@ -60,6 +60,87 @@ def test_one_line(
     assert result.out == ""
 
 
+def test_a_setting_for_kernels_that_are_not_there(process: Run, model: Path) -> None:
+    for arguments in (["run", model, "hi"], ["doctor"]):
+        result = process(*arguments, LOCALLLM_ISA="nonsense")
+        assert result.code == 2
+        assert result.error.startswith("error: LOCALLLM_ISA=nonsense")
+        assert result.error.count("\n") == 1
+
+
+def test_a_home_that_is_no_folder(localllm: Run, model: Path) -> None:
+    result = localllm("chat", model, HOME="/dev/null", XDG_CONFIG_HOME="", XDG_STATE_HOME="")
+    assert (result.code, result.error) == (0, "")
+
+
+def test_a_home_of_nobody(localllm: Run) -> None:
+    result = localllm("show", "~nobody-of-that-name/x.gguf")
+    assert result.code == 1
+    assert result.error.startswith("error: no such file: ~nobody-of-that-name/x.gguf")
+
+
+@pytest.mark.parametrize("text", ["seed = " + "1" * 5000, "a = " + "[" * 3000])
+def test_a_config_beyond_the_parser(localllm: Run, model: Path, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    result = localllm("run", model, "hi", LOCALLLM_CONFIG=str(path))
+    assert result.code == 2
+    assert result.error.startswith(f"error: {path}: ")
+    assert result.error.count("\n") == 1
+
+
+def test_an_error_holds_no_terminal_controls(localllm: Run) -> None:
+    result = localllm("show", "./\x1b[31mred\x07.gguf")
+    assert result.error.startswith("error: no such file: ./[31mred.gguf")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="shell of POSIX")
+@pytest.mark.parametrize(
+    ("arguments", "redirection", "code"),
+    [
+        ("list", "<&-", 0),
+        ("list", ">&-", 0),
+        ("list", "2>&-", 0),
+        ("list", "<&- >&- 2>&-", 0),
+        ("show ./none.gguf", "2>&-", 1),
+        ("run tiny-chat", "<&-", 2),
+        ("tokenize tiny-chat --stdin", "<&-", 0),
+    ],
+)
+def test_closed_streams(
+    environment: dict[str, str], arguments: str, redirection: str, code: int
+) -> None:
+    command = f'"{sys.executable}" -c "{CODE}" {arguments} {redirection}'
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == code
+    assert b"bug" not in done.stderr
+    assert done.stderr.count(b"\n") <= 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["--version"]])
+def test_no_room_for_the_output(environment: dict[str, str], arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment,
+            timeout=120,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: the output cannot be written: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_an_output_that_is_not_unicode(process: Run, model: Path, tmp_path: Path) -> None:
+    link = tmp_path / "caf\u00e9.gguf"
+    link.symlink_to(model)
+    result = process("show", link, PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C.UTF-8")
+    assert result.code == 0
+    assert "caf\\xe9.gguf" in result.out
+
+
 def test_not_a_gguf(localllm: Run, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     for content in (b"", b"GGU", b"text, not a model\n", b"GGUF\3\0\0\0" + b"\xff" * 16):

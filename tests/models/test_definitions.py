@@ -251,6 +251,8 @@ def test_types_that_cannot_be_run_are_named(files):
     name = "blk.0.ffn_norm.weight"
     file = changed(files["llama"], tensors={name: tensor(name, 64, quant="I32")})
     assert error(file) == f"tensor {name}: type I32 cannot be run"
+    file = changed(files["llama"], tensors={name: tensor(name, 64, quant="Q4_0")})
+    assert error(file) == f"tensor {name}: a vector of type Q4_0 cannot be run"
 
 
 def test_a_tensor_without_use_is_not_left_out_silently(files):
