@@ -121,12 +121,12 @@ def _from_cache(name: str, repository: str, wanted: str, default: str) -> LocalM
             f"{name} is not here: no GGUF file of {repository} in {hugging_face_cache()}",
             "downloading (`localllm pull`) comes in a later version; `hf download` puts it there",
         )
-    for quantisation in (wanted,) if wanted else (default,):
-        exact = [f for f in here if f.quantisation == quantisation.upper()]
-        dynamic = [f for f in here if f.quantisation == f"UD-{quantisation.upper()}"]
-        if exact or dynamic:
-            file = (exact or dynamic)[0]
-            return LocalModel(file.name, file.path)
+    quantisation = (wanted or default).upper()
+    exact = [f for f in here if f.quantisation == quantisation]
+    dynamic = [f for f in here if f.quantisation == f"UD-{quantisation}"]
+    if exact or dynamic:
+        file = (exact or dynamic)[0]
+        return LocalModel(file.name, file.path)
     if wanted:
         present = ", ".join(dict.fromkeys(f.quantisation or f.path.name for f in here))
         raise LocalLLMError(f"{repository} is here, but not as {wanted}", f"there is {present}")
