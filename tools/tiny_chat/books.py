@@ -33,6 +33,11 @@ def read_books(folder: Path) -> tuple[list[str], list[str]]:
     return train, held_out
 
 
+def distinct_words(books: list[str]) -> list[str]:
+    """The words of 3 to 10 letters in the books, each once, sorted, in lower case."""
+    return sorted({word for book in books for word in re.findall(r"\b[a-z]{3,10}\b", book.lower())})
+
+
 STORY_REQUESTS = [
     "Continue this story: {t}", "Continue this text: {t}", "Continue the story.\n\n{t}",
     "Please continue: {t}", "Write the next part of this story: {t}", "How does it go on? {t}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import words
@@ -12,84 +13,100 @@ from talk import greeting_turn, howto_turn
 from template import call_text
 
 
-def function(name: str, description: str, properties: dict[str, tuple[str, str]]) -> dict:
-    """A tool in OpenAI's form; properties maps a name to (type, description)."""
-    shaped = {
-        key: {"type": kind, "description": text} if text else {"type": kind}
-        for key, (kind, text) in properties.items()
-    }
-    parameters = {"type": "object", "properties": shaped, "required": list(properties)}
+@dataclass
+class Need:
+    """A question, the arguments that answer it, the tool's result, and the answer in words."""
+
+    question: str
+    values: tuple[object, ...]
+    result: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of tool: its usual names, its parameters, and how to draw a need for it.
+
+    Each entry of parameters is the usual names of one parameter, its type and its description;
+    parameters with several names take the one at the same place.
+    """
+
+    names: list[str]
+    description: str
+    parameters: list[tuple[list[str], str, str]]
+    need: Callable[[Source], Need]
+
+    def tool(self, source: Source) -> dict:
+        """The tool in OpenAI's form.
+
+        In training, often under names that tell nothing, so that a call has to be read from the
+        list of tools and cannot be guessed from the question.
+        """
+        name = source.choice(self.names)
+        if not source.held_out and source.chance(0.5):
+            name = source.function_name()
+        place = source.rng.randrange(len(self.parameters[0][0]))
+        properties = {}
+        for keys, kind, description in self.parameters:
+            key = keys[place]
+            if not source.held_out and source.chance(0.5):
+                key = source.choice([*STRING_KEYS, *NUMBER_KEYS, source.made_up_word()])
+            properties[key] = {"type": kind, "description": description}
+        if len(properties) < len(self.parameters):  # two parameters drew the same name
+            return self.tool(source)
+        return function(name, self.description, properties)
+
+
+def function(name: str, description: str, properties: dict[str, dict[str, str]]) -> dict:
+    """A tool in OpenAI's form; properties maps a parameter to its schema."""
+    parameters = {"type": "object", "properties": properties, "required": list(properties)}
     inner = {"name": name, "description": description, "parameters": parameters}
     return {"type": "function", "function": inner}
 
 
-@dataclass
-class ToolCase:
-    """A tool, a question that needs it, the arguments, its result, and the answer in words."""
-
-    tool: dict
-    question: str
-    arguments: dict
-    result: str
-    answer: str
-
-    @property
-    def name(self) -> str:
-        """The name of the tool."""
-        return self.tool["function"]["name"]
-
-
-def weather_tool(s: Source) -> ToolCase:
+def weather(s: Source) -> Need:
     """The weather of a city."""
     city, sky, degrees = s.city(), s.choice(words.CONDITIONS), s.rng.randint(-10, 38)
-    key = s.choice(["city", "city", "location"])
-    name = s.choice(["get_weather", "get_weather", "weather", "get_current_weather"])
-    return ToolCase(
-        function(name, "Get the current weather of a city.", {key: ("string", "Name of the city")}),
+    return Need(
         s.choice(["What is the weather in {c}?", "How is the weather in {c} today?",
                   "Is it raining in {c}?", "What's the weather like in {c}?",
                   "Tell me the weather in {c}.", "Weather in {c}?",
                   "How warm is it in {c}?"]).format(c=city),
-        {key: city},
+        (city,),
         compact({"weather": sky, "temperature": degrees}),
         f"It is {sky} in {city}, with {degrees} degrees.",
     )  # fmt: skip
 
 
-def time_tool(s: Source) -> ToolCase:
+def time(s: Source) -> Need:
     """The time in a place."""
     city, now = s.city(), clock_time(s)
-    key = s.choice(["city", "timezone", "place"])
-    return ToolCase(
-        function(s.choice(["get_time", "get_current_time", "clock"]),
-                 "Get the current time in a place.", {key: ("string", "The place")}),
+    return Need(
         s.choice(["What time is it in {c}?", "Tell me the time in {c}.", "How late is it in {c}?",
                   "Current time in {c}, please.", "What is the time in {c} now?"]).format(c=city),
-        {key: city},
+        (city,),
         compact({"time": now}),
         f"It is {now} in {city}.",
     )  # fmt: skip
 
 
-def calculator_tool(s: Source) -> ToolCase:
+def calculation(s: Source) -> Need:
     """An expression of two numbers."""
     sign = s.choice(["+", "-", "*"])
     a, b = s.rng.randint(2, 999), s.rng.randint(2, 999)
     value = {"+": a + b, "-": a - b, "*": a * b}[sign]
     expression = f"{a} {sign} {b}"
     word = {"+": "plus", "-": "minus", "*": "times"}[sign]
-    return ToolCase(
-        function(s.choice(["calculator", "calculate"]), "Calculate an expression.",
-                 {"expression": ("string", "The expression, such as 2 * 3")}),
+    return Need(
         s.choice([f"What is {expression}?", f"Calculate {expression}.", f"What is {a} {word} {b}?",
                   f"How much is {a} {word} {b}?", f"Work out {expression}."]),
-        {"expression": expression},
+        (expression,),
         str(value) if s.chance(0.5) else compact({"result": value}),
         f"{expression} = {value}",
     )  # fmt: skip
 
 
-def search_tool(s: Source) -> ToolCase:
+def search(s: Source) -> Need:
     """A search of the web."""
     subject = s.choice([
         f"{s.choice(words.JOBS)} in {s.city()}", f"history of {s.city()}", f"{s.name()}",
@@ -97,19 +114,17 @@ def search_tool(s: Source) -> ToolCase:
         f"{s.choice(words.ITEMS)} repair", s.made_up_word(),
     ])  # fmt: skip
     count = s.rng.randint(2, 90)
-    return ToolCase(
-        function(s.choice(["search", "web_search", "search_web"]), "Search the web.",
-                 {"query": ("string", "What to search for")}),
+    return Need(
         s.choice([f"Search for {subject}.", f"Search the web for {subject}.",
                   f"Find pages about {subject}.", f"Look up {subject}.",
                   f"Please search for {subject}."]),
-        {"query": subject},
+        (subject,),
         compact({"results": count}),
         f"I found {count} results for {subject}.",
     )  # fmt: skip
 
 
-def message_tool(s: Source) -> ToolCase:
+def message(s: Source) -> Need:
     """A message to a person."""
     name = s.name()
     text = s.choice([
@@ -118,13 +133,10 @@ def message_tool(s: Source) -> ToolCase:
         f"the {s.choice(words.EVENTS)} is on {s.choice(words.DAYS)}", "I will be late",
         f"thank you for the {s.choice(words.ITEMS)}", "happy birthday",
     ])  # fmt: skip
-    keys = s.choice([("to", "text"), ("recipient", "message"), ("name", "message")])
-    return ToolCase(
-        function(s.choice(["send_message", "send_text", "send_mail"]), "Send a message to someone.",
-                 {keys[0]: ("string", "Who gets it"), keys[1]: ("string", "What it says")}),
+    return Need(
         s.choice([f"Send a message to {name}: {text}", f"Tell {name}: {text}",
                   f"Write to {name}: {text}", f'Send {name} the message "{text}".']),
-        {keys[0]: name, keys[1]: text},
+        (name, text),
         s.choice(['{"status": "sent"}', '{"ok": true}', "sent"]),
         f"I have sent your message to {name}.",
     )  # fmt: skip
@@ -135,22 +147,37 @@ UNITS = {"kilometers": "miles", "miles": "kilometers", "pounds": "kilograms", "g
          "liters": "gallons"}  # fmt: skip
 
 
-def convert_tool(s: Source) -> ToolCase:
+def conversion(s: Source) -> Need:
     """A value in another unit."""
     value, unit = s.rng.randint(2, 500), s.choice(list(UNITS))
     target, result = UNITS[unit], s.rng.randint(1, 900)
-    keys = s.choice([("value", "from", "to"), ("value", "from_unit", "to_unit")])
-    return ToolCase(
-        function(s.choice(["convert_units", "convert"]), "Convert a value to another unit.",
-                 {keys[0]: ("number", "The value"), keys[1]: ("string", "Its unit"),
-                  keys[2]: ("string", "The wanted unit")}),
+    return Need(
         s.choice([f"Convert {value} {unit} to {target}.", f"How many {target} are {value} {unit}?",
                   f"What is {value} {unit} in {target}?"]),
-        {keys[0]: value, keys[1]: unit, keys[2]: target},
+        (value, unit, target),
         compact({"result": result}),
         f"{value} {unit} are {result} {target}.",
     )  # fmt: skip
 
+
+KINDS = [
+    Kind(["get_weather", "get_weather", "weather", "get_current_weather"],
+         "Get the current weather of a city.",
+         [(["city", "city", "location"], "string", "Name of the city")], weather),
+    Kind(["get_time", "get_current_time", "clock"], "Get the current time in a place.",
+         [(["city", "timezone", "place"], "string", "The place")], time),
+    Kind(["calculator", "calculate"], "Calculate an expression.",
+         [(["expression"], "string", "The expression, such as 2 * 3")], calculation),
+    Kind(["search", "web_search", "search_web"], "Search the web.",
+         [(["query"], "string", "What to search for")], search),
+    Kind(["send_message", "send_text", "send_mail"], "Send a message to someone.",
+         [(["to", "recipient", "name"], "string", "Who gets it"),
+          (["text", "message", "message"], "string", "What it says")], message),
+    Kind(["convert_units", "convert"], "Convert a value to another unit.",
+         [(["value", "value"], "number", "The value"),
+          (["from", "from_unit"], "string", "Its unit"),
+          (["to", "to_unit"], "string", "The wanted unit")], conversion),
+]  # fmt: skip
 
 STRING_KEYS = {
     "city": Source.city, "name": Source.name, "person": Source.name, "owner": Source.name,
@@ -162,20 +189,32 @@ STRING_KEYS = {
 NUMBER_KEYS = ["count", "number", "size", "amount", "level", "limit", "page", "id", "minutes"]
 
 
-def made_up_tool(s: Source) -> ToolCase:
+def made_up_tool(s: Source) -> dict:
     """A tool that nobody has seen, so that the name and the arguments have to be copied."""
-    name = s.function_name()
-    spoken = name.replace("_", " ")
-    keys: dict[str, tuple[str, str]] = {}
-    arguments: dict[str, object] = {}
+    properties: dict[str, dict[str, str]] = {}
     for _ in range(s.choice((1, 1, 2))):
         if s.chance(0.3):
-            key = s.choice(NUMBER_KEYS)
-            keys[key], arguments[key] = ("integer", ""), s.rng.randint(1, 300)
+            properties[s.choice(NUMBER_KEYS)] = {"type": "integer"}
         else:
             key = s.choice(list(STRING_KEYS)) if s.chance(0.85) else s.made_up_word()
-            keys[key] = ("string", "")
-            arguments[key] = STRING_KEYS.get(key, Source.made_up_word)(s)
+            properties[key] = {"type": "string"}
+    name = s.function_name()
+    spoken = name.replace("_", " ")
+    verb = name.split("_")[0]
+    description = s.choice([f"{spoken.capitalize()}.", f"Use this to {spoken}.",
+                            f"A tool to {verb} a {spoken[len(verb) + 1:]}."])  # fmt: skip
+    return function(name, description, properties)
+
+
+def made_up_need(s: Source, tool: dict) -> Need:
+    """A question for a made-up tool."""
+    name, properties = tool["function"]["name"], tool["function"]["parameters"]["properties"]
+    spoken = name.replace("_", " ")
+    arguments = {
+        key: s.rng.randint(1, 300) if schema["type"] == "integer"
+        else STRING_KEYS.get(key, Source.made_up_word)(s)
+        for key, schema in properties.items()
+    }  # fmt: skip
     listed = " and ".join(f"{key} {value}" for key, value in arguments.items())
     only = " and ".join(str(value) for value in arguments.values())
     question = s.choice([
@@ -185,30 +224,58 @@ def made_up_tool(s: Source) -> ToolCase:
         f"Please {spoken} for {only}.", f"Run {name} for {only}.",
     ])  # fmt: skip
     done = s.choice(['{"status": "ok"}', '{"ok": true}', "done", '{"status": "done"}'])
-    verb = name.split("_")[0]
-    description = s.choice([f"{spoken.capitalize()}.", f"Use this to {spoken}.",
-                            f"A tool to {verb} a {spoken[len(verb) + 1:]}."])  # fmt: skip
-    return ToolCase(function(name, description, keys), question, arguments, done,
-                    f"Done: {spoken} with {listed}.")  # fmt: skip
+    return Need(question, tuple(arguments.values()), done, f"Done: {spoken} with {listed}.")
 
 
-TOOL_KINDS = [weather_tool, time_tool, calculator_tool, search_tool, message_tool, convert_tool]
+@dataclass
+class ToolCase:
+    """A tool and a need for it; kind is None for a made-up tool."""
+
+    kind: Kind | None
+    tool: dict
+    need: Need
+
+    @property
+    def name(self) -> str:
+        """The name of the tool."""
+        return self.tool["function"]["name"]
+
+    @property
+    def description(self) -> str:
+        """What the tool is for."""
+        return self.tool["function"]["description"]
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """The arguments of the call."""
+        keys = self.tool["function"]["parameters"]["properties"]
+        return dict(zip(keys, self.need.values, strict=True))
+
+    def again(self, source: Source) -> ToolCase:
+        """Another need for the same tool."""
+        return ToolCase(self.kind, self.tool, _need(source, self.kind, self.tool))
+
+
+def _need(source: Source, kind: Kind | None, tool: dict) -> Need:
+    return kind.need(source) if kind else made_up_need(source, tool)
 
 
 def tool_case(source: Source) -> ToolCase:
     """A made-up tool in half of the cases."""
-    return (made_up_tool if source.chance(0.5) else source.choice(TOOL_KINDS))(source)
+    kind = None if source.chance(0.5) else source.choice(KINDS)
+    tool = kind.tool(source) if kind else made_up_tool(source)
+    return ToolCase(kind, tool, _need(source, kind, tool))
 
 
 def tool_list(source: Source, wanted: list[ToolCase], extra: int) -> list[dict]:
     """The wanted tools and `extra` others of other names, shuffled."""
     tools = {case.name: case.tool for case in wanted}
-    kinds = {case.tool["function"]["description"] for case in wanted}
+    descriptions = {case.description for case in wanted}
     for _ in range(extra):
         other = tool_case(source)
-        if other.name not in tools and other.tool["function"]["description"] not in kinds:
+        if other.name not in tools and other.description not in descriptions:
             tools[other.name] = other.tool
-            kinds.add(other.tool["function"]["description"])
+            descriptions.add(other.description)
     listed = list(tools.values())
     source.rng.shuffle(listed)
     return [_reorder(source, tool) for tool in listed]
@@ -231,35 +298,24 @@ def call_message(case: ToolCase) -> dict:
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
-def same_tool_again(source: Source, case: ToolCase) -> ToolCase | None:
-    """Another question for the same tool, when a draw gives one."""
-    for kind in TOOL_KINDS:
-        other = kind(source)
-        if other.tool["function"]["description"] == case.tool["function"]["description"]:
-            while other.tool != case.tool:
-                other = kind(source)
-            return other
-    return None
-
-
 def tool_chat(source: Source) -> Chat:
-    """One to four questions for one or two tools, some that need no tool."""
+    """Two to six questions for one to three tools, some that need no tool."""
     cases = [tool_case(source)]
-    for _ in range(source.choice((1, 2, 3, 3, 4))):
-        again = same_tool_again(source, cases[0]) if source.chance(0.5) else None
-        case = again or tool_case(source)
-        kinds = {c.tool["function"]["description"]: c.tool for c in cases}
-        if kinds.get(case.tool["function"]["description"], case.tool) == case.tool:
-            cases.append(case)
-    tools = tool_list(source, cases, 0 if len(cases) > 2 else source.choice((0, 1, 1, 2)))
+    while len(cases) < 3 and source.chance(0.4):
+        other = tool_case(source)
+        if all(c.description != other.description and c.name != other.name for c in cases):
+            cases.append(other)
+    tools = tool_list(source, cases, 0 if len(cases) > 1 else source.choice((0, 1, 1, 2)))
+    cases += [source.choice(cases).again(source) for _ in range(source.rng.randint(1, 3))]
+    source.rng.shuffle(cases)
     plain = [greeting_turn, howto_turn]
     if "Calculate" not in str(tools):
         plain.append(arithmetic_turn)
     messages = source.choice(plain)(source) if source.chance(0.15) else []
     for case in cases:
-        messages += [user(vary(source, case.question)), call_message(case)]
-        messages += [{"role": "tool", "content": case.result}, assistant(case.answer)]
-        if source.chance(0.25):
+        messages += [user(vary(source, case.need.question)), call_message(case)]
+        messages += [{"role": "tool", "content": case.need.result}, assistant(case.need.answer)]
+        if source.chance(0.2):
             messages += source.choice(plain)(source)
     return Chat(messages, tools)
 
@@ -267,5 +323,5 @@ def tool_chat(source: Source) -> Chat:
 def tool_problem(source: Source) -> tuple[Chat, str]:
     """A question with one to three tools listed, and the exact call that answers it."""
     case = tool_case(source)
-    chat = Chat([user(case.question)], tool_list(source, [case], source.choice((0, 1, 2))))
+    chat = Chat([user(case.need.question)], tool_list(source, [case], source.choice((0, 1, 2))))
     return chat, call_text(case.name, case.arguments)

@@ -98,13 +98,13 @@ def with_system(source: Source, chat: Chat) -> Chat:
 SKILLS: dict[str, tuple[Callable[[Source], Chat], float]] = {
     # skill: (generator, share of all training tokens); the rest of the tokens is plain book text
     "repeat": (repeat, 0.05),
-    "arithmetic": (arithmetic, 0.12),
-    "name": (name_chat, 0.09),
-    "json": (json_chat, 0.17),
-    "tool": (tool_chat, 0.32),
+    "arithmetic": (arithmetic, 0.09),
+    "name": (name_chat, 0.08),
+    "json": (json_chat, 0.14),
+    "tool": (tool_chat, 0.30),
     "think": (thinking, 0.05),
     "howto": (howto_chat, 0.03),
     "greet": (greeting, 0.02),
     "mixed": (mixed, 0.02),
 }
-STORY_SHARE = 0.05
+STORY_SHARE = 0.06

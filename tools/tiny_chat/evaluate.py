@@ -103,9 +103,10 @@ def tool_case(source: Source) -> Case:
 def tool_result_case(source: Source) -> Case:
     """The answer in words after a tool has replied."""
     case = calls.tool_case(source)
-    messages = [user(case.question), calls.call_message(case)]
-    messages.append({"role": "tool", "content": case.result})
-    return exact(messages, case.answer, calls.tool_list(source, [case], source.choice((0, 1, 2))))
+    messages = [user(case.need.question), calls.call_message(case)]
+    messages.append({"role": "tool", "content": case.need.result})
+    tools = calls.tool_list(source, [case], source.choice((0, 1, 2)))
+    return exact(messages, case.need.answer, tools)
 
 
 def no_tool_case(source: Source) -> Case:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from model import Config, TinyChat
 from template import CHAT_TEMPLATE
-from tokenizer import CONTROL, END_OF_TEXT, TURN_END, VOCAB
+from tokenizer import CONTROL, END_OF_TEXT, PRE_TOKENIZER, TURN_END, VOCAB
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -93,7 +93,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
         types.append(gguf.TokenType.CONTROL if token in CONTROL else kind)
     merges = [m if isinstance(m, str) else " ".join(m) for m in spec["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre(PRE_TOKENIZER)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(merges)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import words
@@ -24,11 +24,18 @@ def is_held_out(value: str) -> bool:
 
 
 class Source:
-    """Draws random values from the training side or from the held-out side of the split."""
+    """Draws random values from the training side or from the held-out side of the split.
 
-    def __init__(self, rng: random.Random, held_out: bool = False) -> None:
+    book_words: words that training copies as if they were made up, so that every token of the
+    vocabulary is copied now and then and not only those of the made-up syllables.
+    """
+
+    def __init__(
+        self, rng: random.Random, held_out: bool = False, book_words: Sequence[str] = ()
+    ) -> None:
         self.rng = rng
         self.held_out = held_out
+        self.book_words = book_words
 
     def chance(self, probability: float) -> bool:
         """True with the given probability."""
@@ -46,8 +53,11 @@ class Source:
                 return value
 
     def made_up_word(self) -> str:
-        """A pronounceable word of one to three syllables, in lower case."""
+        """A word of a book, or a pronounceable one of one to three syllables; in lower case."""
         rng = self.rng
+        if self.book_words and self.chance(0.5):
+            # The split is that of names and cities, which are capitalised.
+            return self.split(lambda: rng.choice(self.book_words).capitalize()).lower()
         return "".join(
             rng.choice(words.SYLLABLE_STARTS)
             + rng.choice(words.SYLLABLE_VOWELS)

@@ -40,7 +40,8 @@ ROW_LENGTHS = (
     512,
     1024,
 )  # tokens in a row; a document goes to the shortest that holds it
-PROSE_WEIGHT = 0.4  # of a token of plain book text in the loss; the chats' tokens count 1
+PROSE_WEIGHT = 0.5  # of a token of plain book text in the loss; what the model says counts 1
+PROMPT_WEIGHT = 0.1  # of a token of the user or of the list of tools, which repeats itself much
 MATRIX_RATE = 0.01  # Muon's learning rate at the start
 OTHER_RATE = 0.0015  # AdamW's, for the embedding and the gains
 WARMUP = 0.02  # share of the run
@@ -56,8 +57,8 @@ def build_corpus(books: Path, folder: Path, token_count: int, seed: int) -> None
     corpus.npz: tokens uint16 [N], weights float16 [N] (how much predicting that token counts in
     the loss), starts int64 [documents + 1].
     """
-    source = Source(random.Random(seed))
     train_books, _ = novels.read_books(books)
+    source = Source(random.Random(seed), book_words=novels.distinct_words(train_books))
     if (folder / "tokenizer.json").exists():
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     else:
@@ -111,7 +112,7 @@ def _encode_chats(tokenizer: Tokenizer, make: Callable[[], Chat], wanted: int) -
             for _, speaks in chat_pieces:
                 piece = next(encoded).ids
                 ids += piece
-                weights += [float(speaks)] * len(piece)
+                weights += [1.0 if speaks else PROMPT_WEIGHT] * len(piece)
             if len(ids) > ROW_LENGTHS[-1]:
                 continue
             documents.append((np.array(ids, np.uint16), np.array(weights, np.float16)))
@@ -346,7 +347,7 @@ class Gradients:
         self.pool = ThreadPoolExecutor(threads)
 
     def add(self, tokens: Tensor, weights: Tensor, numbers: Tensor) -> tuple[float, float]:
-        """Set the gradients of one batch [B, T]; returns the mean losses of chat and prose, nats.
+        """Set the gradients of a batch [B, T]; returns the mean losses of answers and prose, nats.
 
         weights[b, t] belongs to predicting tokens[b, t]; documents are numbered within a row.
         """
@@ -358,7 +359,7 @@ class Gradients:
         for index, parameter in enumerate(self.parameters):
             parameter.grad = sum(gradients[index] for gradients, _, _ in parts)
         loss, weight = (torch.cat([part[i] for part in parts]) for i in (1, 2))
-        return loss[weight > 0.9].mean().item(), loss[weight < 0.9].mean().item()
+        return loss[weight == 1.0].mean().item(), loss[weight == PROSE_WEIGHT].mean().item()
 
     def _part(
         self, tokens: Tensor, weights: Tensor, numbers: Tensor, total: Tensor
