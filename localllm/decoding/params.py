@@ -88,7 +88,7 @@ class GenerationParams:
         _real("min_p", self.min_p, low=0, high=1)
         _real("frequency_penalty", self.frequency_penalty, low=-2, high=2, required=True)
         _real("presence_penalty", self.presence_penalty, low=-2, high=2, required=True)
-        _real("repeat_penalty", self.repeat_penalty, low=0, above=True, required=True)
+        _real("repeat_penalty", self.repeat_penalty, low=0.01, high=100, required=True)
         _integer("repeat_last_n", self.repeat_last_n, low=-1)
         _integer("seed", self.seed, low=0, high=2**64 - 1)
         object.__setattr__(self, "logit_bias", _bias(self.logit_bias))

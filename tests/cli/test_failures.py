@@ -32,6 +32,8 @@ from tests.cli.conftest import CODE, Run
         (["run", "MODEL", "hi", "--max-tokens", "0"], 2, "--max-tokens"),
         (["run", "MODEL", "hi", "--strategy", "magic"], 2, "--strategy magic"),
         (["run", "MODEL", "hi", "--sampler-order", "x"], 2, "--sampler-order x"),
+        (["run", "MODEL", "hi", "--repeat-penalty", "1e300"], 2, "--repeat-penalty 1e+300: must"),
+        (["run", "MODEL", "hi", "--repeat-penalty", "1e-300"], 2, "--repeat-penalty 1e-300: must"),
         (["run", "MODEL", "hi", "--logit-bias", "x=1"], 2, "--logit-bias 'x=1'"),
         (["run", "MODEL", "hi", "--logit-bias", "99999=1"], 2, "--logit-bias"),
         (["run", "MODEL", "hi", "--kv-type", "f8"], 2, "--kv-type f8"),
