@@ -163,7 +163,7 @@ class Engine:
                 count = min(rows, len(tokens) - start)
                 pool.writable(sequence.table, start, start + count)
                 chunk = Chunk(sequence, start, count)
-                yield self.runner.step(Batch.of([chunk], every_row=True))
+                yield self._compute(Batch.of([chunk], every_row=True))
         finally:
             pool.release(sequence.table)
 
@@ -181,7 +181,7 @@ class Engine:
                 )
             for source, target in plan.copies:
                 self.runner.copy_page(source, target)
-            logits = self.runner.step(Batch.of(plan.chunks))
+            logits = self._compute(Batch.of(plan.chunks))
             drawing = [chunk.sequence for chunk in plan.chunks if chunk.draws]
             decoding = [chunk.sequence.stats.generated_tokens > 0 for chunk in plan.chunks]
             self._scheduler.complete(plan)
@@ -212,6 +212,10 @@ class Engine:
                     return
         finally:
             self._scheduler.remove(sequence)
+
+    def _compute(self, batch: Batch) -> Logits:
+        self.file.require_unchanged()  # embeddings are read from the mapped file
+        return self.runner.step(batch)
 
     def _draw(self, sequence: Sequence, logits: Logits) -> None:
         """Draw a sequence's next token, and end it where it ends."""

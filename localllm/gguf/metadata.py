@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from localllm._native import scan_strings
 from localllm.errors import ModelFileError
+from localllm.gguf.mapping import Bytes
 
 UINT32, FLOAT32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
 
@@ -43,8 +44,6 @@ _LEAST_ELEMENT_BYTES = {kind: dtype.itemsize for kind, dtype in _DTYPES.items()}
     ARRAY: 12,
 }
 _U32, _U64 = _SCALARS[4], _SCALARS[10]
-
-Bytes = npt.NDArray[np.uint8]
 
 
 def shown(name: str) -> str:
@@ -198,7 +197,7 @@ class Cursor:
                 raise self.fail(field, f"more than {MAX_NESTED_ARRAYS} nested arrays")
             return [self._array(field, depth + 1) for _ in range(count)]
         start, self.offset = self.offset, self.offset + count * least
-        # A copy, since nothing aligns metadata in the file.
+        # A copy: nothing aligns metadata in the file, and the file may change under a mapping.
         array = self.data[start : self.offset].copy().view(_DTYPES[kind])
         if kind == BOOL:
             if count and array.max() > 1:
@@ -208,10 +207,12 @@ class Cursor:
         return array
 
     def _strings(self, field: str, count: int) -> StringArray:
+        begin = self.offset
         try:
-            starts, lengths, self.offset = scan_strings(self.data, self.offset, count)
+            starts, lengths, self.offset = scan_strings(self.data, begin, count)
         except ValueError:
             raise self.fail(
                 field, f"its {count} strings run past the end of the file", "damaged or cut short"
             ) from None
-        return StringArray(self.data, starts, lengths)
+        # A copy, as of numbers: a vocabulary is asked for words long after the file was opened.
+        return StringArray(self.data[begin : self.offset].copy(), starts - begin, lengths)

@@ -1,10 +1,8 @@
-"""Reads GGUF model files: mapped, never copied, and safe on hostile input."""
+"""Reads GGUF model files: tensors mapped, never copied, and safe on hostile input."""
 
 from __future__ import annotations
 
-import mmap
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from localllm.errors import ModelFileError
-from localllm.gguf.metadata import STRING, UINT32, Bytes, Cursor, StringArray, shown
+from localllm.gguf.mapping import Bytes, MappedFile
+from localllm.gguf.metadata import STRING, UINT32, Cursor, StringArray, shown
 from localllm.gguf.types import QuantType, quant_type_by_id
 
 T = TypeVar("T")
@@ -38,12 +37,14 @@ class TensorInfo:
         shape: row-major: the last is the contiguous one; a linear weight is (out, in), experts
             (n, out, in).
         data: the stored bytes, uint8 [nbytes], a read-only view of the mapped file.
+        file: the mapped file; None for a tensor in memory.
     """
 
     name: str
     type: QuantType
     shape: tuple[int, ...]
     data: Bytes = field(repr=False)
+    file: MappedFile | None = field(default=None, repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -52,14 +53,8 @@ class TensorInfo:
 
     def release(self) -> None:
         """Let the system take back the memory of the mapped bytes; a later use reads them again."""
-        root = self.data
-        while isinstance(root.base, np.ndarray):
-            root = root.base
-        mapped = root.base.obj if isinstance(root.base, memoryview) else root.base
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            offset = self.data.ctypes.data - root.ctypes.data
-            start = offset - offset % mmap.PAGESIZE
-            mapped.madvise(mmap.MADV_DONTNEED, start, offset + self.data.size - start)
+        if self.file is not None:
+            self.file.release(self.data)
 
 
 class GGUFFile:
@@ -71,7 +66,7 @@ class GGUFFile:
         metadata: values by key: int, float, bool or str; numeric arrays as read-only numpy arrays,
             arrays of strings as StringArray, arrays of arrays as lists.
         tensors: tensors by name, in the order of the file.
-        shards: the files that were mapped; one for a file that is not split.
+        shards: the files that are mapped; one for a file that is not split.
     """
 
     def __init__(
@@ -80,13 +75,13 @@ class GGUFFile:
         version: int,
         metadata: Mapping[str, Any],
         tensors: Mapping[str, TensorInfo],
-        shards: tuple[Path, ...] = (),
+        shards: tuple[MappedFile, ...] = (),
     ) -> None:
         self.path = path
         self.version = version
         self.metadata = MappingProxyType(dict(metadata))
         self.tensors = MappingProxyType(dict(tensors))
-        self.shards = shards or (path,)
+        self.shards = shards
 
     @classmethod
     def open(cls, path: str | Path) -> GGUFFile:
@@ -100,6 +95,16 @@ class GGUFFile:
         if file.get("split.count", int, 1) > 1:
             return _join_shards(file)
         return file
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its shards."""
+        return sum(shard.data.size for shard in self.shards)
+
+    def require_unchanged(self) -> None:
+        """See `MappedFile.require_unchanged`: of every shard."""
+        for shard in self.shards:
+            shard.require_unchanged()
 
     def __repr__(self) -> str:
         return f"GGUFFile({str(self.path)!r}, {len(self.tensors)} tensors)"
@@ -150,26 +155,6 @@ def _kind_name(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype.name}"
     return type(value).__name__
-
-
-def _map_file(path: Path) -> Bytes:
-    """The file's bytes, mapped read-only; the mapping lives as long as the array."""
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise ModelFileError(f"{path}: is a directory, not a GGUF file")
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise ModelFileError(f"{path}: is not a regular file")
-        if status.st_size == 0:
-            raise ModelFileError(f"{path}: the file is empty")
-        with path.open("rb") as stream:
-            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ModelFileError(f"{path}: cannot be read: {reason}") from None
-    return np.frombuffer(mapped, np.uint8)
 
 
 _OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
@@ -275,7 +260,9 @@ def _read_entry(cursor: Cursor, index: int, alignment: int) -> _Entry:
     return _Entry(name, quant, shape, offset, quant.nbytes(elements))
 
 
-def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo]:
+def _read_tensors(
+    cursor: Cursor, file: MappedFile, count: int, alignment: int
+) -> dict[str, TensorInfo]:
     entries: dict[str, _Entry] = {}
     for index in range(count):
         entry = _read_entry(cursor, index, alignment)
@@ -301,7 +288,8 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tenso
             entry.name,
             entry.type,
             entry.shape,
-            cursor.data[begin + entry.offset : begin + entry.offset + entry.nbytes],
+            file.data[begin + entry.offset : begin + entry.offset + entry.nbytes],
+            file,
         )
         for entry in entries.values()
     }
@@ -309,7 +297,8 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tenso
 
 def _read_file(path: Path) -> GGUFFile:
     """Reads one file, whether or not it is a shard."""
-    cursor = Cursor(str(path), _map_file(path))
+    file = MappedFile(path)
+    cursor = Cursor(str(path), file.data)
     version = _read_header(cursor, path)
     tensor_count = cursor.u64("tensor count")
     metadata_count = cursor.u64("metadata count")
@@ -325,7 +314,8 @@ def _read_file(path: Path) -> GGUFFile:
     alignment = metadata.get("general.alignment", 32)
     if not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
         raise cursor.fail("general.alignment", f"{alignment} is not a sane power of two")
-    return GGUFFile(path, version, metadata, _read_tensors(cursor, tensor_count, alignment))
+    tensors = _read_tensors(cursor, file, tensor_count, alignment)
+    return GGUFFile(path, version, metadata, tensors, (file,))
 
 
 def _join_shards(opened: GGUFFile) -> GGUFFile:
@@ -342,7 +332,7 @@ def _join_shards(opened: GGUFFile) -> GGUFFile:
             f"{opened.path}: split.count: {count}, but the name says {int(match['count'])}"
         )
     tensors: dict[str, TensorInfo] = {}
-    shards = []
+    shards: list[MappedFile] = []
     first = opened
     for index in range(count):
         path = opened.path.with_name(f"{match['stem']}-{index + 1:05}-of-{count:05}.gguf")
@@ -360,7 +350,7 @@ def _join_shards(opened: GGUFFile) -> GGUFFile:
                 raise ModelFileError(f"{path}: tensor {shown(name)}: also in an earlier shard")
             tensors[name] = tensor
         first = shard if index == 0 else first
-        shards.append(path)
+        shards += shard.shards
     total = first.get("split.tensors.count", int, len(tensors))
     if total != len(tensors):
         raise ModelFileError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from localllm.gguf import GGUFFile
+from localllm.units import in_bytes, si
 
 # general.file_type, as llama.cpp numbers it (enum llama_ftype).
 _FILE_TYPES = """
@@ -56,26 +57,10 @@ def describe(file: GGUFFile) -> ModelFacts:
         parameters=parameters,
         quantisation=stated if stated != "-" else types.most_common(1)[0][0] if types else "none",
         bits_per_weight=8 * stored / parameters if parameters else 0.0,
-        bytes=sum(path.stat().st_size for path in file.shards),
+        bytes=file.nbytes,
         context=file.get(f"{architecture}.context_length", int, None),
         layers=file.get(f"{architecture}.block_count", int, None),
         width=file.get(f"{architecture}.embedding_length", int, None),
         vocabulary=len(tokens) if tokens is not None and hasattr(tokens, "__len__") else None,
         tensor_types=dict(types.most_common()),
     )
-
-
-def si(number: float) -> str:
-    """`7300000` -> `7.3M`."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:g}"
-
-
-def in_bytes(number: float) -> str:
-    """`15300000` -> `15.3 MB` (decimal units, as file managers and download pages show)."""
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:g} bytes"

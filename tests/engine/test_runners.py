@@ -1,5 +1,6 @@
 """The two runners on real model files: one meaning, through the same pages."""
 
+import os
 from contextlib import closing
 
 import numpy as np
@@ -9,7 +10,7 @@ from localllm.decoding import GenerationParams
 from localllm.engine.batch import Batch
 from localllm.engine.engine import Engine
 from localllm.engine.pages import PagePool, Table
-from localllm.errors import UsageError
+from localllm.errors import ModelFileError, UsageError
 from localllm.evaluate.synthetic import random_model
 from localllm.gguf import GGUFFile
 from localllm.models.registry import load_definition
@@ -71,6 +72,21 @@ def test_eager_pages_change_nothing(path, page_size, rows):
     found = np.concatenate(list(engine.logits(PROMPT, rows=rows)))
     np.testing.assert_allclose(found, whole_text_logits(path, PROMPT), rtol=0, atol=2e-4)
     check_no_leak(engine)
+
+
+def test_a_file_cut_short_while_in_use_is_an_error(tmp_path):
+    path = random_model(tmp_path / "model.gguf", "qwen2")
+    engine = Engine.load(path, context=160, threads=2)
+    answer = engine.generate(PROMPT, greedy(8))
+    next(answer)
+    os.truncate(path, 4096)
+    with pytest.raises(ModelFileError, match=r"model\.gguf: the file was truncated while in use"):
+        list(answer)
+    check_no_leak(engine)
+    with pytest.raises(ModelFileError, match="truncated"):
+        next(engine.logits(PROMPT))
+    # the tokenizer has all it needs: merges are looked up only now
+    assert engine.tokenizer.decode(engine.tokenizer.encode("the quick fox")) == "the quick fox"
 
 
 @pytest.mark.parametrize("rows", [128, 33, 5])

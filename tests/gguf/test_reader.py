@@ -1,6 +1,7 @@
 """Reading what others write: all value types, tensors, split files, real vocabularies."""
 
 import logging
+import os
 
 import gguf
 import numpy as np
@@ -105,6 +106,18 @@ def test_tensors_are_views_of_the_file(written):
     assert dequantize(two.data, two.type, two.shape).ravel().tolist() == list(range(8))
 
 
+@pytest.mark.parametrize(("size", "how"), [(0, "truncated"), (100, "truncated"), (9999, "changed")])
+def test_a_file_that_changes_while_it_is_open(written, size, how):
+    file = GGUFFile.open(written)
+    file.require_unchanged()
+    os.truncate(written, size)
+    with pytest.raises(ModelFileError, match=rf"all\.gguf: the file was {how} while in use"):
+        file.require_unchanged()
+    # what was read of the mapping now would end the process
+    assert file.metadata["array.strings"].tolist()[:2] == [b"", b"a"]
+    assert file.metadata["array.int32"].tolist() == [SCALARS["int32"]] * 3
+
+
 def test_version_2_is_read(tmp_path):
     path = tmp_path / "v2.gguf"
     path.write_bytes(build.gguf([build.key("a", build.UINT8, b"\x07")], version=2))
@@ -201,7 +214,8 @@ def shards(tmp_path, caplog):
 def test_any_shard_opens_the_whole(shards, opened):
     file = GGUFFile.open(shards[opened])
     assert file.path == shards[opened]
-    assert list(file.shards) == shards
+    assert [shard.path for shard in file.shards] == shards
+    assert file.nbytes == sum(shard.stat().st_size for shard in shards)
     assert file.metadata["llama.block_count"] == 1
     assert list(file.tensors) == ["t0", "t1", "t2", "t3", "t4"]
     for index, tensor in enumerate(file.tensors.values()):
