@@ -19,7 +19,7 @@ else:
 
 @dataclass(frozen=True)
 class Shape:
-    """What synthetic weights of a model need: the sizes in its configuration.
+    """The sizes of a model, enough to count its weights or to make random ones.
 
     `ffn` is the inner width of a dense layer, or of one expert where `experts` > 0.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from localllm.evaluate.synthetic.blocks import random_tensor
 from localllm.evaluate.synthetic.vocabularies import bpe_vocabulary, spm_vocabulary
 from localllm.gguf import quant_type, write_gguf
 from localllm.gguf.types import RUNNABLE_TYPES
-from localllm.hub.catalog import CatalogModel
+from localllm.hub.catalog import CatalogModel, Shape
 
 ARCHITECTURES = ("llama", "llama-moe", "qwen2", "qwen3", "qwen3moe", "gemma3", "phi3")
 """`llama-moe` is Mixtral: architecture "llama" with experts."""
@@ -29,24 +29,14 @@ ARCHITECTURES = ("llama", "llama-moe", "qwen2", "qwen3", "qwen3moe", "gemma3", "
 ROUTER_GAIN = 3.0  # a clear first expert: near-ties that flip the last one matter little
 
 
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes of a model; `random_model` fills in what an architecture wants by default."""
+@dataclass(frozen=True, kw_only=True)
+class SyntheticShape(Shape):
+    """A shape, and what else a file needs to say."""
 
     arch: str
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    feed_forward: int
-    vocab_size: int
     context: int
-    tied: bool
-    rope_factors: bool
-    experts: int
-    experts_used: int
-    window: int
+    rope_factors: bool = False
+    window: int = 48
 
     @property
     def general_architecture(self) -> str:
@@ -65,8 +55,8 @@ def random_model(
     heads: int = 4,
     kv_heads: int = 2,
     head_dim: int | None = None,
-    feed_forward: int | None = None,
-    vocab_size: int = 512,
+    ffn: int | None = None,
+    vocab: int = 512,
     context: int = 1024,
     tied: bool | None = None,
     rope_factors: bool = False,
@@ -89,8 +79,8 @@ def random_model(
         heads: query heads.
         kv_heads: key and value heads.
         head_dim: width / heads by default; twice that for qwen3, qwen3moe and gemma3.
-        feed_forward: twice the width by default; of one expert: the width.
-        vocab_size: tokens.
+        ffn: inner width of the MLP: twice the width by default; of one expert: the width.
+        vocab: tokens.
         context: context length of the metadata.
         tied: no output.weight; by default only for gemma3.
         rope_factors: llama: rope_freqs.weight as Llama 3.1 has it; phi3: long and short factors,
@@ -105,20 +95,20 @@ def random_model(
         raise ValueError(f"{arch} is not one of {', '.join(ARCHITECTURES)}")
     moe = arch in ("llama-moe", "qwen3moe")
     wide_heads = arch in ("qwen3", "qwen3moe", "gemma3")
-    shape = ModelShape(
-        arch=arch,
+    shape = SyntheticShape(
         layers=layers or (6 if arch == "gemma3" else 2),
         width=width,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim or width // heads * (2 if wide_heads else 1),
-        feed_forward=feed_forward or (width if moe else 2 * width),
-        vocab_size=vocab_size,
-        context=context,
+        ffn=ffn or (width if moe else 2 * width),
+        vocab=vocab,
         tied=arch == "gemma3" if tied is None else tied,
-        rope_factors=rope_factors,
         experts=experts if moe else 0,
         experts_used=experts_used if moe else 0,
+        arch=arch,
+        context=context,
+        rope_factors=rope_factors,
         window=window,
     )
     content = {
@@ -136,43 +126,35 @@ def catalog_model(path: str | Path, entry: CatalogModel, weight_type: str) -> Pa
     Raises:
         UsageError: no weights of that type can be made.
     """
-    shape = entry.shape
     if weight_type != "Q4_K_M" and weight_type not in {quant.name for quant in RUNNABLE_TYPES}:
         known = ", ".join(["Q4_K_M", *(quant.name for quant in RUNNABLE_TYPES)])
         raise UsageError(f"--quant {weight_type}: must be one of {known}")
-    return random_model(
-        path,
-        "llama-moe" if entry.architecture == "llama" and shape.experts else entry.architecture,
-        weight_type,
-        layers=shape.layers,
-        width=shape.width,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        feed_forward=shape.ffn,
-        vocab_size=shape.vocab,
+    moe = entry.architecture == "llama" and entry.shape.experts
+    shape = SyntheticShape(
+        **asdict(entry.shape),
+        arch="llama-moe" if moe else entry.architecture,
         context=entry.context,
-        tied=shape.tied,
-        experts=shape.experts or 8,
-        experts_used=shape.experts_used or 2,
     )
+    content = _hyperparameters(shape) | _vocabulary(shape)
+    write_gguf(path, content, _tensors(shape, weight_type, seed=0))
+    return Path(path)
 
 
-def _vocabulary(shape: ModelShape) -> dict[str, Any]:
+def _vocabulary(shape: SyntheticShape) -> dict[str, Any]:
     if shape.arch.startswith("qwen"):
-        return bpe_vocabulary(shape.vocab_size, "qwen2")
+        return bpe_vocabulary(shape.vocab, "qwen2")
     if shape.arch == "llama" and shape.rope_factors:
-        return bpe_vocabulary(shape.vocab_size, "llama-bpe")
-    return spm_vocabulary(shape.vocab_size, space_prefix=shape.arch != "gemma3")
+        return bpe_vocabulary(shape.vocab, "llama-bpe")
+    return spm_vocabulary(shape.vocab, space_prefix=shape.arch != "gemma3")
 
 
-def _hyperparameters(shape: ModelShape) -> dict[str, Any]:
+def _hyperparameters(shape: SyntheticShape) -> dict[str, Any]:
     arch = shape.general_architecture
     values: dict[str, Any] = {
         "block_count": shape.layers,
         "context_length": shape.context,
         "embedding_length": shape.width,
-        "feed_forward_length": shape.feed_forward,
+        "feed_forward_length": shape.ffn,
         "attention.head_count": shape.heads,
         "attention.head_count_kv": shape.kv_heads,
         "attention.layer_norm_rms_epsilon": 1e-5 if arch == "llama" else 1e-6,
@@ -180,7 +162,7 @@ def _hyperparameters(shape: ModelShape) -> dict[str, Any]:
     }
     if arch in ("llama", "phi3"):
         values["rope.dimension_count"] = shape.head_dim
-        values["vocab_size"] = shape.vocab_size
+        values["vocab_size"] = shape.vocab
     if arch in ("qwen3", "qwen3moe", "gemma3"):
         values["attention.key_length"] = shape.head_dim
         values["attention.value_length"] = shape.head_dim
@@ -193,8 +175,8 @@ def _hyperparameters(shape: ModelShape) -> dict[str, Any]:
         values["expert_count"] = shape.experts
         values["expert_used_count"] = shape.experts_used
     if arch == "qwen3moe":
-        values["expert_feed_forward_length"] = shape.feed_forward
-        values["feed_forward_length"] = 3 * shape.feed_forward
+        values["expert_feed_forward_length"] = shape.ffn
+        values["feed_forward_length"] = 3 * shape.ffn
     if shape.rope_factors and arch == "llama":
         values["rope.freq_base"] = 500000.0
     if shape.rope_factors and arch == "phi3":
@@ -210,7 +192,9 @@ def _hyperparameters(shape: ModelShape) -> dict[str, Any]:
     }
 
 
-def _tensors(shape: ModelShape, weight_type: str | Mapping[str, str], seed: int) -> dict[str, Any]:
+def _tensors(
+    shape: SyntheticShape, weight_type: str | Mapping[str, str], seed: int
+) -> dict[str, Any]:
     types = _TypeMap(shape, weight_type)
     tensors: dict[str, Any] = {}
 
@@ -231,14 +215,14 @@ def _tensors(shape: ModelShape, weight_type: str | Mapping[str, str], seed: int)
 
     arch = shape.general_architecture
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    matrix("token_embd.weight", shape.vocab_size, shape.width)
+    matrix("token_embd.weight", shape.vocab, shape.width)
     norm("output_norm.weight", shape.width)
     if shape.tied:
         # Random signs: otherwise a token's own embedding, still in the stream, predicts that token.
         signs = generator("signs").choice(np.array([-1, 1], np.float32), shape.width)
         tensors["output_norm.weight"] *= signs
     else:
-        matrix("output.weight", shape.vocab_size, shape.width)
+        matrix("output.weight", shape.vocab, shape.width)
     if shape.rope_factors:
         tensors.update(_rope_factors(shape))
     for layer in range(shape.layers):
@@ -260,7 +244,7 @@ def _tensors(shape: ModelShape, weight_type: str | Mapping[str, str], seed: int)
         if arch == "gemma3":
             norm(at + "post_attention_norm.weight", shape.width)
         norm(at + "ffn_norm.weight", shape.width)
-        inner, many = shape.feed_forward, shape.experts
+        inner, many = shape.ffn, shape.experts
         if many:
             matrix(at + "ffn_gate_inp.weight", many, shape.width, gain=ROUTER_GAIN)
             matrix(at + "ffn_gate_exps.weight", many, inner, shape.width)
@@ -278,7 +262,7 @@ def _tensors(shape: ModelShape, weight_type: str | Mapping[str, str], seed: int)
     return tensors
 
 
-def _rope_factors(shape: ModelShape) -> dict[str, np.ndarray]:
+def _rope_factors(shape: SyntheticShape) -> dict[str, np.ndarray]:
     half = shape.head_dim // 2
     if shape.arch == "llama":
         return {"rope_freqs.weight": llama3_rope_factors(half, 500000.0, shape.context // 4)}
@@ -303,7 +287,7 @@ def llama3_rope_factors(
 class _TypeMap:
     """The type of each matrix."""
 
-    def __init__(self, shape: ModelShape, weight_type: str | Mapping[str, str]) -> None:
+    def __init__(self, shape: SyntheticShape, weight_type: str | Mapping[str, str]) -> None:
         self.shape = shape
         self.weight_type = weight_type
 
