@@ -27,6 +27,15 @@ class Team {
         const int64_t begin = blocks * index / size * grain, end = blocks * (index + 1) / size * grain;
         return {std::min(begin, n), std::min(end, n)};
     }
+    // Calls work(i) for the items of [0, n) that this thread is the first to claim from `next`, which starts at 0.
+    // They are claimed in runs: long enough to stream, short enough that threads of unequal speed end together.
+    template <class Work>
+    void claim(std::atomic<int>& next, int n, Work work) const {
+        const int length = std::clamp(n / (size * 8), 1, 64);
+        for (int from = next.fetch_add(length, std::memory_order_relaxed); from < n;
+             from = next.fetch_add(length, std::memory_order_relaxed))
+            for (int i = from; i < std::min(from + length, n); ++i) work(i);
+    }
 
   private:
     ThreadPool& pool_;

@@ -213,15 +213,16 @@ void check_linear(const Kernels& kernels, Random& random, Type type, int rows, i
           "quant_room is too small");
     check(last.float_offset + sizeof(float) * cols * last.columns() <= float_room(count, 1, cols),
           "float_room is too small");
+    Prepared prepared;
+    prepared.add(packed, quants.data(), wide.data());
     Exact<float> y(static_cast<size_t>(count) * rows);
     for (const Tile& tile : tiles) {
-        prepare_tile(kernels, tile, cols, floats ? nullptr : quants.data(), floats ? wide.data() : nullptr,
+        prepare_tile(kernels, tile, cols, prepared,
                      [&](int slot) { return x.data() + static_cast<size_t>(slot) * cols; });
         for (int panel = 0; panel < packed.panels; ++panel)
-            multiply(kernels, packed, panel, tile, quants.data(), wide.data(),
-                     [&](int slot, int first, int n, const float* values) {
-                         std::copy(values, values + n, y.data() + static_cast<size_t>(slot) * rows + first);
-                     });
+            multiply(kernels, packed, panel, tile, prepared, [&](int slot, int first, int n, const float* values) {
+                std::copy(values, values + n, y.data() + static_cast<size_t>(slot) * rows + first);
+            });
     }
     for (int t = 0; t < count; ++t) {
         const float* row = x.data() + static_cast<size_t>(t) * cols;
