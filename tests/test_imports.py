@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "localllm"
 
 # Lowest first; a room imports from itself and from lower lines only (docs/architecture.md).
 LAYERS = [
-    {"errors", "_native", "__init__"},
-    {"gguf"},
+    {"errors", "units", "_native", "__init__"},
+    {"gguf", "terminal"},
     {"ops", "tokenize"},
     {"models", "decoding"},
     {"chat", "engine", "hub"},

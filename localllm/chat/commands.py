@@ -193,7 +193,7 @@ def run_command(repl: Repl, line: str) -> None:
             raise UsageError(f"no command {word}", hint)
         command(repl, rest.strip())
     except LocalLLMError as error:
-        repl.writer.note(f"error: {error}")
+        repl.writer.error(error)
 
 
 def _path(rest: str, command: str) -> Path:

@@ -1,22 +1,22 @@
-"""Where a chat reads from and writes to: a terminal or pipes."""
+"""Where the lines of a chat come from: a person at a terminal, or a pipe."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol, TextIO
+from typing import IO, BinaryIO, Protocol
 
-from localllm.errors import LocalLLMError
-
-_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
-# What a terminal would obey: C0 controls but tab and newline, delete, C1 controls.
-_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+from localllm.terminal import decode_utf8
 
 
 class Reader(Protocol):
-    """Gives one line a call; EOFError at the end, KeyboardInterrupt on Ctrl+C."""
+    """Gives one line a call; EOFError at the end, KeyboardInterrupt on Ctrl+C.
+
+    Attributes:
+        interactive: whether a person writes the lines as they are asked for.
+    """
+
+    interactive: bool
 
     def read(self, prompt: str) -> str:
         """The next line, without its end."""
@@ -24,6 +24,8 @@ class Reader(Protocol):
 
 class PipeReader:
     """Lines from a pipe or a file."""
+
+    interactive = False
 
     def __init__(self, stream: BinaryIO | IO[bytes]) -> None:
         self._lines = _decoded_lines(stream)
@@ -38,6 +40,8 @@ class PipeReader:
 
 class TerminalReader:
     """Lines from a person, with history, editing and completion of commands."""
+
+    interactive = True
 
     def __init__(self, history: Path | None, words: Iterable[str]) -> None:
         from prompt_toolkit import PromptSession
@@ -55,78 +59,6 @@ class TerminalReader:
     def read(self, prompt: str) -> str:
         """Ask for a line."""
         return self._session.prompt(prompt)
-
-
-class Writer:
-    """Answers go to `out`, everything else to `notes`.
-
-    Thoughts are shown only where a person reads the answer; control characters of a model never
-    reach a terminal.
-    """
-
-    def __init__(self, out: TextIO | None = None, notes: TextIO | None = None) -> None:
-        self._out = sys.stdout if out is None else out
-        self._notes = sys.stderr if notes is None else notes
-        self.interactive = self._out.isatty()
-        self._colour = self.interactive and colour_allowed()
-        self._thinking = False
-
-    def piece(self, reasoning: str, content: str) -> None:
-        """Show the next piece of an answer at once."""
-        if reasoning and self.interactive:
-            if not self._thinking:
-                self._thinking = True
-                self._out.write(_DIM if self._colour else "(thinking) ")
-            self._out.write(printable(reasoning))
-        if content:
-            self._end_thinking()
-            self._out.write(printable(content) if self.interactive else content)
-        self._out.flush()
-
-    def end(self) -> None:
-        """End the answer with a line of its own."""
-        self._end_thinking()
-        self._out.write("\n")
-        self._out.flush()
-
-    def note(self, text: str) -> None:
-        """Say something that is not part of an answer."""
-        self._out.flush()
-        dim = self._notes.isatty() and colour_allowed()
-        text = printable(text)
-        self._notes.write(f"{_DIM}{text}{_PLAIN}\n" if dim else f"{text}\n")
-        self._notes.flush()
-
-    def _end_thinking(self) -> None:
-        if self._thinking:
-            self._thinking = False
-            self._out.write(f"{_PLAIN}\n\n" if self._colour else " (answer)\n\n")
-
-
-def colour_allowed() -> bool:
-    """Whether the user lets programs use colours (https://no-color.org)."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def printable(text: str) -> str:
-    """The text without the control characters that a terminal would obey."""
-    return text.translate(_CONTROLS)
-
-
-def decode_utf8(data: bytes, before: int = 0) -> str:
-    """Text of bytes that came from stdin after `before` others.
-
-    Raises:
-        LocalLLMError: they are not UTF-8; names the byte.
-    """
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        at = before + error.start
-        raise LocalLLMError(
-            f"stdin is not valid UTF-8: byte {at} is 0x{data[error.start]:02x}",
-            "convert the text first, for instance with iconv",
-        ) from None
 
 
 def _decoded_lines(stream: BinaryIO | IO[bytes]) -> Iterator[str]:

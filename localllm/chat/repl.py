@@ -8,10 +8,11 @@ from types import FrameType
 
 from localllm.chat.commands import run_command
 from localllm.chat.history import Conversation
+from localllm.chat.readers import Reader
 from localllm.chat.session import Answer, ChatSession
-from localllm.chat.streams import Reader, Writer
 from localllm.decoding.params import GenerationParams
 from localllm.errors import ContextFullError, LocalLLMError
+from localllm.terminal import Writer
 
 PROMPT, CONTINUED = ">>> ", "... "
 QUOTES = '"""'
@@ -47,7 +48,11 @@ class Repl:
         self.conversation = Conversation(system)
 
     def run(self) -> None:
-        """Serve lines until `/bye`, Ctrl+D or Ctrl+C twice."""
+        """Serve lines until `/bye`, Ctrl+D or Ctrl+C twice.
+
+        Raises:
+            KeyboardInterrupt: Ctrl+C where nobody sits at the prompt: the rest is not answered.
+        """
         interrupted = False
         while True:
             try:
@@ -60,6 +65,8 @@ class Repl:
             except EOFError:  # also /bye
                 return
             except KeyboardInterrupt:  # at the prompt, or in a command that takes long
+                if not self.reader.interactive:
+                    raise
                 if interrupted:
                     return
                 interrupted = True
@@ -78,14 +85,16 @@ class Repl:
             except KeyboardInterrupt:
                 stopped = True
             except ContextFullError as error:
-                self.writer.note(f"error: {error}")
+                self.writer.error(error)
                 self.writer.note("/clear forgets the conversation; --ctx gives the model more room")
             except LocalLLMError as error:
-                self.writer.note(f"error: {error}")
+                self.writer.error(error)
             finally:
                 self._keep(answer)
         if stopped:
             self.writer.note("(stopped)")
+            if not self.reader.interactive:
+                raise KeyboardInterrupt
         elif answer is not None and answer.finish_reason == "length":
             self.writer.note(self._why_it_ended())
 

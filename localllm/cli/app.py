@@ -154,10 +154,10 @@ def _report(error: Exception) -> int:
         text, code = "aborted", 1
     else:
         text, code = f"{type(error).__name__}: {error} ({BUG_HINT})", 1
-    from localllm.chat.streams import printable
+    from localllm.terminal import error_line
 
     with suppress(OSError):  # nobody may be there to read it
-        print("error: " + printable(" ".join(text.split())), file=sys.stderr)
+        print(error_line(text), file=sys.stderr)
     return code
 
 

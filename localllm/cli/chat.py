@@ -52,9 +52,10 @@ def command(
     engine, _ = load_engine(found, loading)
 
     from localllm.chat.commands import COMMANDS
+    from localllm.chat.readers import PipeReader, Reader, TerminalReader
     from localllm.chat.repl import Repl
     from localllm.chat.session import ChatSession
-    from localllm.chat.streams import PipeReader, Reader, TerminalReader, Writer
+    from localllm.terminal import Writer
 
     session = ChatSession(engine, chat.think)
     writer = Writer()

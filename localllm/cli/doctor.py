@@ -11,8 +11,8 @@ from typing import Any
 
 from localllm import __version__
 from localllm.cli.options import OutputOptions, with_options
-from localllm.hub.facts import in_bytes
 from localllm.hub.folders import config_file, hugging_face_cache, state_dir
+from localllm.units import in_bytes
 
 
 @with_options
@@ -31,17 +31,17 @@ def command(output: OutputOptions) -> None:
 def _facts() -> dict[str, Any]:
     import psutil
 
-    memory = psutil.virtual_memory()
+    from localllm.engine.machine import available_memory, default_threads
+
     return {
         "version": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-        "logical_cores": _usable_cores(),
+        "cores": default_threads(),
         "kernels": _kernels(),
-        "memory_total": memory.total,
-        "memory_available": memory.available,
+        "memory_total": psutil.virtual_memory().total,
+        "memory_available": available_memory(),
         "torch_installed": find_spec("torch") is not None,
         "hugging_face_cache": str(hugging_face_cache()),
         "config_file": f"{config_file()}{'' if config_file().is_file() else ' (not there)'}",
@@ -50,22 +50,13 @@ def _facts() -> dict[str, Any]:
 
 
 def _kernels() -> str:
-    try:
-        from localllm._native import measured_rates
-        from localllm.engine.machine import kernels
+    from localllm._native import measured_rates
+    from localllm.engine.machine import kernels
 
-        used = kernels()
-    except ImportError as error:
-        return f"missing: {error}"
+    used = kernels()
     why = "set by LOCALLLM_ISA" if os.environ.get("LOCALLLM_ISA") else "the fastest measured"
     rates = ", ".join(f"{name} {rate / 1e12:.3f}" for name, rate in measured_rates().items())
     return f"{used}, {why} ({rates} Top/s a core)"
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

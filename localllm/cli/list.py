@@ -10,8 +10,8 @@ import typer
 
 from localllm.cli.options import OutputOptions, with_options
 from localllm.hub.catalog import load_catalog
-from localllm.hub.facts import in_bytes, si
 from localllm.hub.names import BUNDLED, cached_files
+from localllm.units import in_bytes, si
 
 
 @with_options

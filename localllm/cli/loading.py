@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from localllm.chat.streams import decode_utf8
 from localllm.cli.options import EngineOptions
 from localllm.cli.settings import engine_arguments
 from localllm.hub.names import LocalModel, resolve
+from localllm.terminal import decode_utf8
 
 if TYPE_CHECKING:
     from localllm.engine.engine import Engine

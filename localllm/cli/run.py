@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localllm.chat.streams import Writer
 from localllm.cli.loading import find, load_engine, read_stdin
 from localllm.cli.options import (
     ChatOptions,
@@ -20,6 +19,7 @@ from localllm.cli.options import (
 )
 from localllm.cli.settings import generation_params, settle
 from localllm.errors import UsageError
+from localllm.terminal import Writer
 
 if TYPE_CHECKING:
     from localllm.chat.session import Answer

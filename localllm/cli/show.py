@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from localllm.chat.streams import printable
 from localllm.cli.loading import find
 from localllm.cli.options import Model, OutputOptions, with_options
+from localllm.terminal import printable
+from localllm.units import in_bytes, si
 
 
 @with_options
@@ -22,7 +23,7 @@ def command(
 ) -> None:
     """Describe a model file."""
     from localllm.gguf import GGUFFile
-    from localllm.hub.facts import describe, in_bytes, si
+    from localllm.hub.facts import describe
 
     found = find(model)
     file = GGUFFile.open(found.path)

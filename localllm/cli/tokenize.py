@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from localllm.chat.streams import printable
 from localllm.cli.loading import find, read_stdin
 from localllm.cli.options import Model, OutputOptions, with_options
 from localllm.errors import UsageError
+from localllm.terminal import printable
 
 
 @with_options

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from localllm.errors import LocalLLMError, UsageError
 from localllm.gguf import GGUFFile
 from localllm.models.config import ModelConfig
+from localllm.units import in_bytes
 
 # Long enough for a conversation with a reasoning model; the memory is only taken as it fills.
 DEFAULT_CONTEXT = 8192
@@ -37,8 +38,8 @@ class Need:
 
     def __str__(self) -> str:
         return (
-            f"{_gib(self.total)}: {_gib(self.weights)} weights, {_gib(self.kv)} KV cache for "
-            f"{self.context} tokens, {_gib(self.working)} working memory"
+            f"{in_bytes(self.total)}: {in_bytes(self.weights)} weights, {in_bytes(self.kv)} "
+            f"KV cache for {self.context} tokens, {in_bytes(self.working)} working memory"
         )
 
 
@@ -93,9 +94,5 @@ def choose_context(
     else:
         hint = "a smaller quantisation or a smaller model needs less"
     raise LocalLLMError(
-        f"{file.path}: not enough memory: it needs {need}; {_gib(available)} are available", hint
+        f"{file.path}: not enough memory: it needs {need}; {in_bytes(available)} are available", hint
     )
-
-
-def _gib(count: int) -> str:
-    return f"{max(0, count) / 2**30:.2f} GiB"

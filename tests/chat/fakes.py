@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from localllm.chat.streams import Writer
 from localllm.decoding.params import GenerationParams
 from localllm.errors import ContextFullError
+from localllm.terminal import Writer
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
@@ -90,10 +90,13 @@ class FakeEngine:
 
 
 class Lines:
-    """Reads the given lines; an exception among them is raised; a callable is called."""
+    """Reads the given lines; an exception among them is raised."""
 
-    def __init__(self, *lines: str | BaseException | type[BaseException]) -> None:
+    def __init__(
+        self, *lines: str | BaseException | type[BaseException], interactive: bool = True
+    ) -> None:
         self._lines = list(lines)
+        self.interactive = interactive
 
     def read(self, prompt: str) -> str:
         if not self._lines:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from localllm.chat.commands import COMMANDS
+from localllm.chat.readers import PipeReader
 from localllm.chat.repl import Repl
 from localllm.chat.session import ChatSession
-from localllm.chat.streams import PipeReader
 from localllm.decoding.params import GenerationParams
 from localllm.errors import LocalLLMError
 from tests.chat.fakes import FakeEngine, Lines, writer
@@ -75,6 +75,16 @@ def test_ctrl_c_at_the_prompt_leaves_the_second_time() -> None:
     )
     assert run.turns == [("user", "hi"), ("assistant", "ok")]
     assert run.notes.count("leaves") == 2
+
+
+def test_ctrl_c_in_a_script_ends_it() -> None:
+    for lines in ([KeyboardInterrupt, "no"], ["hi", "no"]):
+        engine = FakeEngine(["one", interrupt, " not"], ["no"])
+        reader = Lines(*lines, interactive=False)
+        repl = Repl(ChatSession(engine), GenerationParams(), reader, writer()[0])
+        with pytest.raises(KeyboardInterrupt):
+            repl.run()
+        assert len(engine.prompts) == lines.count("hi")
 
 
 def interrupt() -> str:
@@ -235,6 +245,11 @@ def test_what_is_wrong_is_said_in_one_line(line: str, problem: str) -> None:
     assert problem in run.notes
     assert run.notes.startswith("error: ")
     assert run.notes.count("\n") == 1
+
+
+def test_an_error_quotes_no_more_than_can_be_read() -> None:
+    for line in ("/show " + "x" * 100_000, "/load " + "x" * 100_000, "/" + "x" * 100_000):
+        assert len(Run(FakeEngine(), line).notes) < 1000
 
 
 def test_system() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from localllm.cli import app
+from localllm.engine.machine import default_threads
 from tests.cli.conftest import Run
 
 
@@ -129,6 +130,7 @@ def test_doctor(localllm: Run) -> None:
     assert "kernels" in localllm("doctor").out
     document = json.loads(localllm("doctor", "--json").out)
     assert document["memory_total"] > document["memory_available"] > 0
+    assert document["cores"] == default_threads()
 
 
 def test_chat_from_a_pipe(process: Run, model: Path) -> None:

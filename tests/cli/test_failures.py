@@ -96,6 +96,23 @@ def test_an_error_holds_no_terminal_controls(localllm: Run) -> None:
     assert result.error.startswith("error: no such file: ./[31mred.gguf")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", "./" + "x" * 100_000],
+        ["show", "./" + "no such file " * 10_000],
+        ["run", "./none.gguf", "hi", "--strategy", "x" * 100_000],
+        ["run", "./none.gguf", "hi", "--top-k", "9" * 100_000],
+        ["x" * 100_000],
+    ],
+)
+def test_an_error_quotes_no_more_than_can_be_read(localllm: Run, arguments: list[str]) -> None:
+    result = localllm(*arguments)
+    assert result.error.startswith("error: ")
+    assert result.error.count("\n") == 1
+    assert len(result.error) < 1000
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="shell of POSIX")
 @pytest.mark.parametrize(
     ("arguments", "redirection", "code"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +81,25 @@ def test_ctrl_c_twice_leaves(chat: Any) -> None:
     chat.expect(pexpect.EOF)
     chat.close()
     assert chat.exitstatus == 0
+
+
+def test_ctrl_c_in_a_script_is_not_success(environment: dict[str, str], model: Path) -> None:
+    chat = subprocess.Popen(
+        [sys.executable, "-c", CODE, "chat", str(model)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    assert chat.stdin is not None
+    assert chat.stderr is not None
+    chat.stdin.write(b"/system\n")
+    chat.stdin.flush()
+    while b"(none)" not in chat.stderr.readline():
+        pass
+    chat.send_signal(signal.SIGINT)
+    _, notes = chat.communicate(timeout=60)
+    assert chat.returncode == 130
+    assert notes == b""
 
 
 def test_completion(chat: Any) -> None:

@@ -50,9 +50,9 @@ def test_too_little_memory_says_both_numbers_and_what_would_fit():
     with pytest.raises(LocalLLMError) as caught:
         choose_context(*model(), 32_768, 6 * GIB)
     text = str(caught.value)
-    assert "big.gguf: not enough memory: it needs 8.15 GiB" in text
-    assert "4.00 GiB weights, 4.00 GiB KV cache for 32768 tokens" in text
-    assert "6.00 GiB are available" in text
+    assert "big.gguf: not enough memory: it needs 8.75 GB" in text
+    assert "4.29 GB weights, 4.29 GB KV cache for 32768 tokens" in text
+    assert "6.44 GB are available" in text
     assert "would fit; --kv-type int8 halves" in text
     fitting = int(text.split("--ctx ")[1].split()[0])
     assert choose_context(*model(), fitting, 6 * GIB) == fitting
