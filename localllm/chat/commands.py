@@ -137,15 +137,14 @@ def show_parameters(repl: Repl) -> None:
 def stats(repl: Repl, rest: str) -> None:
     """`/stats`."""
     figures = repl.session.engine.last_stats
-    if figures is None or not figures.prompt_tokens:
+    if not figures.prompt_tokens:
         raise UsageError("no answer yet")
     used = figures.prompt_tokens + figures.generated_tokens
-    fresh = figures.prompt_tokens - figures.cached_tokens
     repl.writer.note(
         f"prompt {figures.prompt_tokens} tokens, {figures.cached_tokens} of them from the cache; "
-        f"prefill {_rate(fresh, figures.prefill_seconds)}\n"
+        f"prefill {_rate(figures.prefill_tokens_per_second)}\n"
         f"answer {figures.generated_tokens} tokens; "
-        f"decode {_rate(figures.generated_tokens, figures.decode_seconds)}\n"
+        f"decode {_rate(figures.decode_tokens_per_second)}\n"
         f"context {used:,} of {repl.session.engine.context:,} tokens used"
     )
 
@@ -228,8 +227,8 @@ def _shown(value: Any) -> str:
     return "default" if value is None or value in ((), {}) else str(value)
 
 
-def _rate(tokens: int, seconds: float) -> str:
-    return f"{tokens / seconds:.1f} tokens/s" if seconds > 0 and tokens > 0 else "-"
+def _rate(tokens_per_second: float) -> str:
+    return f"{tokens_per_second:.1f} tokens/s" if tokens_per_second else "-"
 
 
 def _show_history(repl: Repl) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 from localllm.decoding.params import GenerationParams
+from localllm.engine.sequence import Stats
 from localllm.errors import ContextFullError
 from localllm.terminal import Writer
 
@@ -57,7 +57,7 @@ class FakeEngine:
         self.context = context
         self.chat_template: str | None = CHATML
         self.closed = 0
-        self.last_stats: Any = None
+        self.last_stats = Stats()
 
     def generate(self, prompt: Sequence[int], params: GenerationParams) -> Iterator[FakeToken]:
         if len(prompt) >= self.context:
@@ -67,7 +67,7 @@ class FakeEngine:
         return self._answer(self.answers.pop(0), len(prompt))
 
     def _answer(self, pieces: Sequence[Any], prompt: int) -> Iterator[FakeToken]:
-        self.last_stats = SimpleNamespace(
+        self.last_stats = Stats(
             prompt_tokens=prompt,
             cached_tokens=0,
             generated_tokens=len(pieces),

@@ -276,7 +276,7 @@ def test_think_without_a_switch() -> None:
 
 def test_stats() -> None:
     run = Run(FakeEngine(["a", "b", "c"]), "hi", "/stats")
-    assert "decode 1.5 tokens/s" in run.notes
+    assert "decode 1.0 tokens/s" in run.notes
     assert "context 55 of 1,000 tokens used" in run.notes
 
 
