@@ -63,16 +63,22 @@ def default_model() -> str | None:
 
 @lru_cache(maxsize=4)
 def load_config(path: Path) -> Mapping[str, Any]:
-    """The checked `config.toml`; empty where there is none.
+    """The checked `config.toml`; empty where there is none, unless `LOCALLLM_CONFIG` names it.
 
     Raises:
         UsageError: the file is not TOML, or a key or a value in it is not known; names it.
     """
     try:
+        if path.exists() and not path.is_file() and path != Path(os.devnull):
+            raise UsageError(f"{path}: not a regular file")  # a FIFO could be waited for forever
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):  # a home that is no folder holds no file
+        if os.environ.get("LOCALLLM_CONFIG"):
+            raise UsageError(f"LOCALLLM_CONFIG: no such file: {path}") from None
         return {}
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML
         raise UsageError(f"{path}: {error}") from None
     known = {"model": str}
     for group in (SamplingOptions, EngineOptions, ChatOptions):

@@ -91,6 +91,28 @@ def test_a_config_beyond_the_parser(localllm: Run, model: Path, tmp_path: Path, 
     assert result.error.count("\n") == 1
 
 
+def test_a_config_that_is_no_file(localllm: Run, model: Path, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(fifo)
+    else:
+        fifo.mkdir()
+    for path, problem in [
+        (tmp_path / "none.toml", "LOCALLLM_CONFIG: no such file: "),
+        (fifo, f"{fifo}: not a regular file"),
+        (tmp_path, f"{tmp_path}: not a regular file"),
+    ]:
+        result = localllm("run", model, "hi", LOCALLLM_CONFIG=str(path))
+        assert result.code == 2
+        assert result.error.startswith(f"error: {problem}")
+        assert result.error.count("\n") == 1
+
+
+def test_an_empty_config(localllm: Run, model: Path) -> None:
+    result = localllm("run", model, "hi", "--max-tokens", 1, LOCALLLM_CONFIG=os.devnull)
+    assert result.code == 0
+
+
 def test_an_error_holds_no_terminal_controls(localllm: Run) -> None:
     result = localllm("show", "./\x1b[31mred\x07.gguf")
     assert result.error.startswith("error: no such file: ./[31mred.gguf")
