@@ -12,9 +12,9 @@ from localllm.decoding import GenerationParams, Sampler, TextStream
 from localllm.engine import memory
 from localllm.engine.batch import Batch
 from localllm.engine.machine import available_memory, default_threads, kernels
-from localllm.engine.pages import PageLeakError, PagePool
+from localllm.engine.pages import PAGE_SIZE, PageLeakError, PagePool
 from localllm.engine.runner import Logits, NativeRunner, Runner
-from localllm.engine.scheduler import Chunk, Scheduler
+from localllm.engine.scheduler import STEP_TOKENS, Chunk, Scheduler
 from localllm.engine.sequence import Sequence, Stats, Token
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
 from localllm.gguf import GGUFFile
@@ -24,9 +24,6 @@ from localllm.tokenize import StreamingDetokenizer, Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from localllm.models.blocks import Model
-
-PAGE_SIZE = 32
-STEP_TOKENS = 512
 
 
 class Engine:
@@ -105,9 +102,7 @@ class Engine:
         model = load_definition(file, context)
         config = model.config
         tokenizer = load_tokenizer(file)
-        chosen = memory.choose_context(
-            file, config, context, available_memory(), kv_type, STEP_TOKENS
-        )
+        chosen = memory.choose_context(file, config, context, available_memory(), kv_type)
         if chosen != (context or config.context_length):
             model = load_definition(file, chosen)
         pages = -(-chosen // PAGE_SIZE)
@@ -144,7 +139,7 @@ class Engine:
         at_start = self.tokenizer.is_control(tokens[-1])
         detokenizer = StreamingDetokenizer(self.tokenizer, at_start=at_start)
         stream = TextStream(detokenizer, params.stop)
-        return self._tokens(Sequence(tokens, params, sampler, stream))
+        return self._tokens(Sequence(tokens, sampler, stream))
 
     def logits(self, tokens: Ids[int], rows: int = 128) -> Iterator[Logits]:
         """Logits after every token of a text, float32[<= rows, vocab] at a time, nothing drawn.
@@ -156,7 +151,7 @@ class Engine:
         self._require_fitting(tokens, answer=0)
         sampler = Sampler(GenerationParams(), self.tokenizer.vocab_size)
         stream = TextStream(StreamingDetokenizer(self.tokenizer))
-        sequence = Sequence(tokens, sampler.params, sampler, stream)
+        sequence = Sequence(tokens, sampler, stream)
         pool = self._scheduler.pool
         try:
             for start in range(0, len(tokens), rows):
@@ -219,7 +214,7 @@ class Engine:
 
     def _draw(self, sequence: Sequence, logits: Logits) -> None:
         """Draw a sequence's next token, and end it where it ends."""
-        stats, params, stream = sequence.stats, sequence.params, sequence.stream
+        stats, params, stream = sequence.stats, sequence.sampler.params, sequence.stream
         try:
             token = sequence.sampler.sample(logits)
         except LocalLLMError as error:  # this sequence's own; the others go on

@@ -16,6 +16,8 @@ import numpy as np
 
 from localllm.errors import LocalLLMError
 
+PAGE_SIZE = 32  # tokens; the attention kernels know no other
+
 
 class OutOfPagesError(LocalLLMError):
     """More pages are wanted than are free or kept; nothing was changed."""

@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from localllm.engine.pages import PagePool
 from localllm.engine.sequence import Sequence
 
+# Most tokens in a step. Weights are read once a step, so a prompt is computed faster in long ones,
+# until arithmetic is what takes the time. Memory for activations grows with it, and so does the
+# time that an answer waits for a long prompt beside it. llama.cpp has the same default.
+STEP_TOKENS = 512
+
 
 @dataclass
 class Chunk:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from localllm.decoding import GenerationParams, Sampler, TextStream
+from localllm.decoding import Sampler, TextStream
 from localllm.engine.pages import Table
 
 
@@ -54,16 +54,12 @@ class Sequence:
 
     Args:
         prompt: token ids, at least one.
-        params: resolved by the sampler.
-        sampler: draws this sequence's tokens.
+        sampler: draws this sequence's tokens, and knows what was asked for.
         stream: turns them into text.
     """
 
-    def __init__(
-        self, prompt: list[int], params: GenerationParams, sampler: Sampler, stream: TextStream
-    ) -> None:
+    def __init__(self, prompt: list[int], sampler: Sampler, stream: TextStream) -> None:
         self.tokens = list(prompt)
-        self.params = params
         self.sampler = sampler
         self.stream = stream
         self.computed = 0  # leading tokens whose keys and values lie in the pages
