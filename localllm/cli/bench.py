@@ -52,22 +52,23 @@ def command(
         if value < 1:
             raise UsageError(f"--{flag} {value}: must be >= 1")
     batches, depths = _numbers(batch, "--batch", 1), _numbers(depth, "--depth", 0)
-    path = None if model is None else find(model).path
 
-    from localllm.evaluate.bench import benchmark
+    from localllm.evaluate.bench import BenchPlan, benchmark, benchmark_synthetic
 
-    report: dict[str, Any] = benchmark(
-        path,
-        synthetic=synthetic,
-        quantisation=quant,
-        threads=threads,
+    plan = BenchPlan(
         prefill=prefill,
         decode=decode,
         batches=batches,
         depths=depths,
         repetitions=repetitions,
+        threads=threads,
         kv_type=kv_type,
         versus=vs,
+    )
+    report: dict[str, Any] = (
+        benchmark(find(model).path, plan)
+        if synthetic is None
+        else benchmark_synthetic(synthetic, quant, plan)
     )
     if output.json:
         print(json.dumps(report, ensure_ascii=False))

@@ -6,7 +6,9 @@ all; medians and their spread are reported. Tokens are random: nothing depends o
 
 from __future__ import annotations
 
+import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,19 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from localllm import _native
+from localllm.engine import memory
+from localllm.engine.batch import Batch
+from localllm.engine.machine import available_memory, default_threads
+from localllm.engine.pages import PAGE_SIZE
+from localllm.engine.runner import NativeRunner
+from localllm.engine.scheduler import STEP_TOKENS
 from localllm.errors import LocalLLMError, UsageError
+from localllm.evaluate.synthetic import catalog_model
+from localllm.gguf import GGUFFile
+from localllm.hub.catalog import load_catalog
+from localllm.models import load_definition
+from localllm.units import in_bytes
 
 Tokens = npt.NDArray[np.int32]
 
@@ -66,21 +80,49 @@ class Work:
         return self.batch * self.tokens / (time.perf_counter() - start)
 
 
-def benchmark(
-    path: Path | None,
-    *,
-    synthetic: str | None = None,
-    quantisation: str = "Q4_K_M",
-    threads: int | None = None,
-    prefill: int = 512,
-    decode: int = 64,
-    batches: Sequence[int] = (1,),
-    depths: Sequence[int] = (0,),
-    repetitions: int = 3,
-    kv_type: str = "f16",
-    versus: str | None = None,
-) -> dict[str, Any]:
-    """Measure a model file, or random weights of a catalog model's shape.
+@dataclass(frozen=True)
+class BenchPlan:
+    """What is measured, and how.
+
+    Attributes:
+        prefill: tokens of the prompt.
+        decode: tokens of each answer.
+        batches: numbers of sequences that are decoded at once.
+        depths: tokens in the cache before the answer; decode is measured with each batch at each.
+        repetitions: of every measurement; medians are reported.
+        threads: of every contestant; None: the physical cores that this process may use.
+        kv_type: "f16" or "int8".
+        versus: the peer: "llama.cpp", or None.
+
+    Raises:
+        UsageError: an unknown peer.
+    """
+
+    prefill: int
+    decode: int
+    batches: Sequence[int]
+    depths: Sequence[int]
+    repetitions: int
+    threads: int | None = None
+    kv_type: str = "f16"
+    versus: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.versus not in (None, LlamaCpp.name):
+            raise UsageError(f"--vs {self.versus}: the peer must be {LlamaCpp.name}")
+
+    def works(self) -> list[Work]:
+        """Every measurement, prefill first."""
+        decodes = [
+            Work("decode", self.decode, batch, depth)
+            for depth in self.depths
+            for batch in self.batches
+        ]
+        return [Work("prefill", self.prefill, 1, 0), *decodes]
+
+
+def benchmark(path: Path, plan: BenchPlan) -> dict[str, Any]:
+    """Measure a model file.
 
     Returns:
         `prefill_tokens_per_second` and `decode_tokens_per_second` (batch 1, depth 0), `results`
@@ -88,59 +130,45 @@ def benchmark(
         load_seconds, peak_memory_bytes.
 
     Raises:
-        UsageError: an unknown catalog name, quantisation or peer.
         LocalLLMError: the peer is not installed, or the model does not fit.
     """
-    if versus not in (None, "llama.cpp"):
-        raise UsageError(f"--vs {versus}: the peer must be llama.cpp")
-    if path is None:
-        with _synthetic_file(synthetic or "", quantisation) as made:
-            report = benchmark(
-                made,
-                threads=threads,
-                prefill=prefill,
-                decode=decode,
-                batches=batches,
-                depths=depths,
-                repetitions=repetitions,
-                kv_type=kv_type,
-                versus=versus,
-            )
-        return report | {"model": synthetic, "quantisation": quantisation}
-
-    from localllm import _native
-    from localllm.engine.machine import default_threads
-    from localllm.gguf import GGUFFile
-    from localllm.models import load_definition
-
-    threads = threads or default_threads()
-    works = [Work("prefill", prefill, 1, 0)]
-    works += [Work("decode", decode, batch, depth) for depth in depths for batch in batches]
-    room = max(work.batch * -(-(work.depth + work.tokens) // 32) * 32 for work in works)
-    config = load_definition(GGUFFile.open(path)).config
-    contestants: list[Contestant] = [Localllm(path, room, threads, kv_type)]
+    threads = plan.threads or default_threads()
+    works = plan.works()
+    room = max(work.batch * _whole_pages(work.depth + work.tokens) for work in works)
+    vocabulary = load_definition(GGUFFile.open(path)).config.vocab
+    contestants: list[Contestant] = [Localllm(path, room, threads, plan.kv_type)]
     try:
-        if versus:
+        if plan.versus:
             sequences = max(work.batch for work in works)
-            contestants.append(LlamaCpp(path, room, sequences, threads, kv_type))
-        rates = _measure(contestants, works, repetitions, config.vocab)
+            contestants.append(LlamaCpp(path, room, sequences, threads, plan.kv_type))
+        rates = _measure(contestants, works, plan.repetitions, vocabulary)
     finally:
         for contestant in contestants:
             contestant.close()
     results = [_row(work, contestants, rates[work]) for work in works]
-    ours = {(row["test"], row["batch"], row["depth"]): row for row in results}
-    decode_row = ours.get(("decode", 1, 0))
+    speeds = {work: row["tokens_per_second"] for work, row in zip(works, results, strict=True)}
     return {
         "model": str(path),
         "threads": threads,
         "isa": _native.isa(),
-        "kv_type": kv_type,
-        "prefill_tokens_per_second": results[0]["tokens_per_second"],
-        "decode_tokens_per_second": decode_row["tokens_per_second"] if decode_row else None,
+        "kv_type": plan.kv_type,
+        "prefill_tokens_per_second": speeds[works[0]],
+        "decode_tokens_per_second": speeds.get(Work("decode", plan.decode, 1, 0)),
         "load_seconds": contestants[0].load_seconds,
-        "peak_memory_bytes": _peak_memory() if not versus else None,
+        "peak_memory_bytes": _peak_memory() if not plan.versus else None,
         "results": results,
     }
+
+
+def benchmark_synthetic(name: str, quantisation: str, plan: BenchPlan) -> dict[str, Any]:
+    """Measure random weights in the shape of a catalog model; returns as `benchmark`.
+
+    Raises:
+        UsageError: an unknown catalog name or quantisation.
+        LocalLLMError: see `benchmark`; or there is no room for the file.
+    """
+    with _synthetic_file(name, quantisation) as path:
+        return benchmark(path, plan) | {"model": name, "quantisation": quantisation}
 
 
 def _measure(
@@ -179,24 +207,16 @@ class Localllm:
     """This runtime, its program stepped directly: no sampling, as in the peers' own benchmarks."""
 
     name = "localllm"
-    page_size = 32
-    step_tokens = 512
 
     def __init__(self, path: Path, room: int, threads: int, kv_type: str) -> None:
-        from localllm.engine import memory
-        from localllm.engine.machine import available_memory
-        from localllm.engine.runner import NativeRunner
-        from localllm.gguf import GGUFFile
-        from localllm.models import load_definition
-
         start = time.perf_counter()
         file = GGUFFile.open(path)
         model = load_definition(file)
         memory.choose_context(file, model.config, room, available_memory(), kv_type)
         self.runner = NativeRunner(
             model,
-            pages=room // self.page_size,
-            page_size=self.page_size,
+            pages=room // PAGE_SIZE,
+            page_size=PAGE_SIZE,
             kv_type=kv_type,
             threads=threads,
         )
@@ -209,12 +229,10 @@ class Localllm:
 
     def step(self, tokens: Tokens) -> None:
         """See Contestant."""
-        from localllm.engine.batch import Batch
-
         sequences, count = tokens.shape
         pages = self.runner.pages // sequences
         tables = np.arange(sequences * pages, dtype=np.int32).reshape(sequences, pages)
-        share = max(1, self.step_tokens // sequences)
+        share = max(1, STEP_TOKENS // sequences)
         for start in range(0, count, share):
             part = np.ascontiguousarray(tokens[:, start : start + share])
             length = part.shape[1]
@@ -261,7 +279,7 @@ class LlamaCpp:
             raise LocalLLMError(f"{path}: llama.cpp cannot load it")
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = room
-        params.n_batch = params.n_ubatch = 512
+        params.n_batch = params.n_ubatch = STEP_TOKENS  # which is its default too
         params.n_seq_max = sequences
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = threads
@@ -270,7 +288,7 @@ class LlamaCpp:
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         if not self.context:
             raise LocalLLMError(f"{path}: llama.cpp cannot make a context of {room} tokens")
-        self.batch = llama_cpp.llama_batch_init(512, 0, 1)
+        self.batch = llama_cpp.llama_batch_init(STEP_TOKENS, 0, 1)
         self.load_seconds = time.perf_counter() - start
         self.past = 0
 
@@ -282,7 +300,7 @@ class LlamaCpp:
     def step(self, tokens: Tokens) -> None:
         """See Contestant."""
         sequences, count = tokens.shape
-        share = max(1, 512 // sequences)
+        share = max(1, STEP_TOKENS // sequences)
         for start in range(0, count, share):
             part = tokens[:, start : start + share]
             length = part.shape[1]
@@ -308,11 +326,6 @@ class LlamaCpp:
 @contextmanager
 def _synthetic_file(name: str, quantisation: str) -> Iterator[Path]:
     """A file of random weights in a catalog model's shape, removed afterwards."""
-    import shutil
-
-    from localllm.evaluate.synthetic import catalog_model
-    from localllm.hub.catalog import load_catalog
-
     catalog = load_catalog()
     if name not in catalog:
         raise UsageError(
@@ -323,12 +336,16 @@ def _synthetic_file(name: str, quantisation: str) -> Iterator[Path]:
         free = shutil.disk_usage(folder).free
         if 2.2 * entry.bytes > free:  # Q8_0 takes about 1.8 times the size of the default types
             raise LocalLLMError(
-                f"--synthetic {name}: {free / 1e9:.1f} GB are free in {tempfile.gettempdir()}, "
-                f"about {2.2 * entry.bytes / 1e9:.1f} GB are needed"
+                f"--synthetic {name}: {in_bytes(free)} are free in {tempfile.gettempdir()}, "
+                f"about {in_bytes(2.2 * entry.bytes)} are needed"
             )
         path = Path(folder) / f"{name}-{quantisation}.gguf"
         catalog_model(path, entry, quantisation)
         yield path
+
+
+def _whole_pages(tokens: int) -> int:
+    return -(-tokens // PAGE_SIZE) * PAGE_SIZE
 
 
 def _peak_memory() -> int | None:
@@ -336,7 +353,5 @@ def _peak_memory() -> int | None:
         import resource
     except ImportError:  # Windows
         return None
-    import sys
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
