@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from localllm.engine.scheduler import STEP_TOKENS
 from localllm.errors import LocalLLMError, UsageError
 from localllm.gguf import GGUFFile
 from localllm.models.config import ModelConfig
@@ -12,7 +13,11 @@ from localllm.units import in_bytes
 # Long enough for a conversation with a reasoning model; the memory is only taken as it fills.
 DEFAULT_CONTEXT = 8192
 SMALLEST_CONTEXT = 512  # where less than this fits, the model is too large for the machine
-KV_BYTES = {"f16": 2.0, "int8": 1.0}
+KV_BYTES = {"f16": 2, "int8": 1}  # of one number
+
+_CONTEXT_STEP = 256  # a context that was made to fit is a multiple of this
+_FLOAT = 4  # bytes of an activation, of a logit, and of the scale of an int8 head
+_DRAWN_ROWS = 8  # rows of logits in memory at once: sequences that draw in one step
 
 
 @dataclass(frozen=True)
@@ -43,20 +48,20 @@ class Need:
         )
 
 
-def estimate(
-    file: GGUFFile, config: ModelConfig, context: int, kv_type: str = "f16", budget: int = 512
-) -> Need:
-    """What the model takes with a context of so many tokens and steps of ``budget`` tokens."""
+def estimate(file: GGUFFile, config: ModelConfig, context: int, kv_type: str = "f16") -> Need:
+    """What the model takes with a context of so many tokens and steps of `STEP_TOKENS`."""
     weights = sum(tensor.nbytes for tensor in file.tensors.values())
-    working = 4 * budget * (4 * config.width + 3 * config.ffn + 4 * config.heads * config.head_dim)
-    logits = 4 * config.vocab * 8
-    return Need(weights, kv_bytes(config, context, kv_type), working + logits, context)
+    # The residual stream and what is normed of it, both again for the selected rows; q, k, v and
+    # what attention makes of them; gate and up, and the same quantised for the products.
+    row = 4 * config.width + 4 * config.heads * config.head_dim + 3 * config.ffn
+    working = _FLOAT * (STEP_TOKENS * row + _DRAWN_ROWS * config.vocab)
+    return Need(weights, kv_bytes(config, context, kv_type), working, context)
 
 
 def kv_bytes(config: ModelConfig, context: int, kv_type: str) -> int:
     """Bytes of keys and values of so many tokens."""
-    per_head = config.head_dim * KV_BYTES[kv_type] + (4 if kv_type == "int8" else 0)  # and a scale
-    return int(2 * config.layers * config.kv_heads * per_head * context)
+    head = config.head_dim * KV_BYTES[kv_type] + (_FLOAT if kv_type == "int8" else 0)
+    return 2 * config.layers * config.kv_heads * head * context
 
 
 def choose_context(
@@ -65,7 +70,6 @@ def choose_context(
     asked: int | None,
     available: int,
     kv_type: str = "f16",
-    budget: int = 512,
 ) -> int:
     """The context to load with: as asked, or a default that fits.
 
@@ -79,12 +83,11 @@ def choose_context(
     if asked is not None and asked < 1:
         raise UsageError(f"--ctx {asked}: must be >= 1")
     context = min(config.context_length, DEFAULT_CONTEXT) if asked is None else asked
-    need = estimate(file, config, context, kv_type, budget)
+    need = estimate(file, config, context, kv_type)
     if need.total <= available:
         return context
-    per_token = kv_bytes(config, 1024, kv_type) / 1024
     room = available - (need.total - need.kv)
-    fitting = int(room / per_token) // 256 * 256
+    fitting = room // kv_bytes(config, _CONTEXT_STEP, kv_type) * _CONTEXT_STEP
     if asked is None and fitting >= min(SMALLEST_CONTEXT, config.context_length):
         return min(fitting, context)
     if SMALLEST_CONTEXT <= fitting < context:
@@ -94,5 +97,6 @@ def choose_context(
     else:
         hint = "a smaller quantisation or a smaller model needs less"
     raise LocalLLMError(
-        f"{file.path}: not enough memory: it needs {need}; {in_bytes(available)} are available", hint
+        f"{file.path}: not enough memory: it needs {need}; {in_bytes(available)} are available",
+        hint,
     )
