@@ -1,4 +1,4 @@
-"""The native CPU core (kernels/bindings.cpp); docs/architecture.md explains the interface."""
+"""The native CPU core (kernels/bindings); docs/architecture.md explains the interface."""
 
 import numpy as np
 import numpy.typing as npt

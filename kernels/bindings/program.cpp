@@ -1,56 +1,19 @@
-// The only file that knows Python. Everything that comes from Python is checked here: shapes, ids, page numbers.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
-
-#include <cstring>
-#include <mutex>
-#include <stdexcept>
-
-#include "runtime/operations.h"
+// The Program class of the module: builds operations and runs steps. Ids, shapes and page numbers are checked here.
 #include "runtime/program.h"
 
-namespace nb = nanobind;
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+
+#include "bindings/arguments.h"
+#include "runtime/operations.h"
 
 namespace localllm {
 
 namespace {
-
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-void require(bool condition, const std::string& message) {
-    if (!condition) throw nb::value_error(message.c_str());
-}
-
-template <class T>
-nb::ndarray<nb::numpy, T> own(T* data, std::initializer_list<size_t> shape) {
-    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-    return nb::ndarray<nb::numpy, T>(data, shape, owner);
-}
-
-Type type_named(const std::string& name) {
-    for (int i = 0; i < static_cast<int>(Type::count); ++i)
-        if (name == kFormats[i].name) return static_cast<Type>(i);
-    throw nb::value_error(("unknown weight type: " + name).c_str());
-}
-
-// Bytes of a row-major weight; throws when the columns do not fill whole blocks or the data has another size.
-void check_weight(Type type, int64_t matrices, int64_t rows, int64_t cols, size_t bytes) {
-    const Format& f = format(type);
-    constexpr int64_t most = int64_t{1} << 31;
-    require(matrices > 0 && rows > 0 && cols > 0 && matrices < most && rows < most && cols < most,
-            "weight: empty or too large");
-    require(cols % f.block == 0, std::string(f.name) + " weight: columns are not a multiple of the block size");
-    require(bytes / rows / matrices == static_cast<size_t>(cols / f.block * f.bytes) && bytes % (rows * matrices) == 0,
-            std::string(f.name) + " weight: the data does not have the size of its shape");
-}
 
 class Builder {
   public:
@@ -313,80 +276,9 @@ class Builder {
     }
 };
 
-// Walks `count` GGUF strings (uint64 length, bytes) from `offset`.
-nb::tuple scan_strings(Bytes buffer, uint64_t offset, uint64_t count) {
-    const uint64_t size = buffer.size();
-    auto check = [](bool inside) {
-        if (!inside) throw nb::value_error("string array leaves the buffer");
-    };
-    check(offset <= size && count <= (size - offset) / 8);
-    const size_t n = static_cast<size_t>(count);
-    auto starts = own(new int64_t[n ? n : 1], {n});
-    auto lengths = own(new int64_t[n ? n : 1], {n});
-    for (size_t i = 0; i < n; ++i) {
-        check(size - offset >= 8);
-        uint64_t length;
-        std::memcpy(&length, buffer.data() + offset, 8);
-        offset += 8;
-        check(length <= size - offset);
-        starts.data()[i] = static_cast<int64_t>(offset);
-        lengths.data()[i] = static_cast<int64_t>(length);
-        offset += length;
-    }
-    return nb::make_tuple(starts, lengths, offset);
-}
-
 }  // namespace
 
-NB_MODULE(_native, m) {
-    nb::set_leak_warnings(false);  // objects alive when the interpreter ends are no user's concern
-    m.def("isa", [] { return std::string(kernels().name); });
-    m.def("measured_rates", [] {
-        nb::dict rates;
-        for (const Kernels* k : available_kernels()) rates[k->name] = measured_rate(*k);
-        return rates;
-    });
-    m.def("available_isas", [] {
-        std::vector<std::string> names;
-        for (const Kernels* k : available_kernels()) names.emplace_back(k->name);
-        return names;
-    });
-    m.def("scan_strings", &scan_strings, nb::arg("buffer").noconvert(), nb::arg("offset"), nb::arg("count"));
-    m.def(
-        "dequantize",
-        [](const std::string& type, Bytes data, nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
-            const Type t = type_named(type);
-            check_weight(t, 1, 1, static_cast<int64_t>(out.size()), data.size());
-            dequantize(t, data.data(), out.size(), out.data());
-        },
-        nb::arg("type"), nb::arg("data").noconvert(), nb::arg("out").noconvert());
-
-    nb::class_<Cache>(m, "Cache")
-        .def(
-            "__init__",
-            [](Cache* self, int layers, int kv_heads, int head_dim, int pages, int page_size, const std::string& type) {
-                require(layers > 0 && kv_heads > 0 && pages > 0 && head_dim > 0 && head_dim % 16 == 0 &&
-                            head_dim <= kMaxHeadDim,
-                        "cache: bad shape (head_dim must be a multiple of 16, at most 512)");
-                require(static_cast<double>(layers) * kv_heads * pages * (8.0 * head_dim * kPageTokens) < 1e15,
-                        "cache: too large");
-                require(page_size == kPageTokens, "cache: the page size is 32");
-                require(type == "f16" || type == "int8", "cache: the type must be f16 or int8");
-                new (self) Cache(layers, kv_heads, head_dim, pages, type == "f16" ? CacheType::f16 : CacheType::int8);
-            },
-            nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("pages"), nb::arg("page_size"),
-            nb::arg("type"))
-        .def(
-            "copy_page",
-            [](Cache& cache, int source, int target) {
-                require(source >= 0 && source < cache.pages && target >= 0 && target < cache.pages,
-                        "copy_page: no such page");
-                for (int layer = 0; layer < cache.layers; ++layer)
-                    std::memmove(cache.head(layer, target, 0), cache.head(layer, source, 0), cache.page_bytes);
-            },
-            nb::arg("source"), nb::arg("target"))
-        .def_prop_ro("nbytes", &Cache::bytes);
-
+void bind_program(nb::module_& m) {
     nb::class_<Builder>(m, "Program")
         .def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa") = "")
         .def("weight", &Builder::weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"), nb::arg("cols"),

@@ -1,0 +1,52 @@
+// What comes from Python: the arrays, and the checks that both files of the bindings make.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+#include "quant/format.h"
+
+namespace nb = nanobind;
+
+namespace localllm {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+inline void require(bool condition, const std::string& message) {
+    if (!condition) throw nb::value_error(message.c_str());
+}
+
+template <class T>
+nb::ndarray<nb::numpy, T> own(T* data, std::initializer_list<size_t> shape) {
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return nb::ndarray<nb::numpy, T>(data, shape, owner);
+}
+
+inline Type type_named(const std::string& name) {
+    for (int i = 0; i < static_cast<int>(Type::count); ++i)
+        if (name == kFormats[i].name) return static_cast<Type>(i);
+    throw nb::value_error(("unknown weight type: " + name).c_str());
+}
+
+// Bytes of a row-major weight; throws when the columns do not fill whole blocks or the data has another size.
+inline void check_weight(Type type, int64_t matrices, int64_t rows, int64_t cols, size_t bytes) {
+    const Format& f = format(type);
+    constexpr int64_t most = int64_t{1} << 31;
+    require(matrices > 0 && rows > 0 && cols > 0 && matrices < most && rows < most && cols < most,
+            "weight: empty or too large");
+    require(cols % f.block == 0, std::string(f.name) + " weight: columns are not a multiple of the block size");
+    require(bytes / rows / matrices == static_cast<size_t>(cols / f.block * f.bytes) && bytes % (rows * matrices) == 0,
+            std::string(f.name) + " weight: the data does not have the size of its shape");
+}
+
+// Adds the Program class to the module.
+void bind_program(nb::module_& m);
+
+}  // namespace localllm

@@ -1,0 +1,92 @@
+// The module: instruction sets, what reads a GGUF file fast, and the key/value cache.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+
+#include "attention/cache.h"
+#include "bindings/arguments.h"
+#include "isa/kernels.h"
+
+namespace localllm {
+
+namespace {
+
+// Walks `count` GGUF strings (uint64 length, bytes) from `offset`.
+nb::tuple scan_strings(Bytes buffer, uint64_t offset, uint64_t count) {
+    const uint64_t size = buffer.size();
+    auto check = [](bool inside) {
+        if (!inside) throw nb::value_error("string array leaves the buffer");
+    };
+    check(offset <= size && count <= (size - offset) / 8);
+    const size_t n = static_cast<size_t>(count);
+    auto starts = own(new int64_t[n ? n : 1], {n});
+    auto lengths = own(new int64_t[n ? n : 1], {n});
+    for (size_t i = 0; i < n; ++i) {
+        check(size - offset >= 8);
+        uint64_t length;
+        std::memcpy(&length, buffer.data() + offset, 8);
+        offset += 8;
+        check(length <= size - offset);
+        starts.data()[i] = static_cast<int64_t>(offset);
+        lengths.data()[i] = static_cast<int64_t>(length);
+        offset += length;
+    }
+    return nb::make_tuple(starts, lengths, offset);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    nb::set_leak_warnings(false);  // objects alive when the interpreter ends are no user's concern
+    m.def("isa", [] { return std::string(kernels().name); });
+    m.def("measured_rates", [] {
+        nb::dict rates;
+        for (const Kernels* k : available_kernels()) rates[k->name] = measured_rate(*k);
+        return rates;
+    });
+    m.def("available_isas", [] {
+        std::vector<std::string> names;
+        for (const Kernels* k : available_kernels()) names.emplace_back(k->name);
+        return names;
+    });
+    m.def("scan_strings", &scan_strings, nb::arg("buffer").noconvert(), nb::arg("offset"), nb::arg("count"));
+    m.def(
+        "dequantize",
+        [](const std::string& type, Bytes data, nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
+            const Type t = type_named(type);
+            check_weight(t, 1, 1, static_cast<int64_t>(out.size()), data.size());
+            dequantize(t, data.data(), out.size(), out.data());
+        },
+        nb::arg("type"), nb::arg("data").noconvert(), nb::arg("out").noconvert());
+
+    nb::class_<Cache>(m, "Cache")
+        .def(
+            "__init__",
+            [](Cache* self, int layers, int kv_heads, int head_dim, int pages, int page_size, const std::string& type) {
+                require(layers > 0 && kv_heads > 0 && pages > 0 && head_dim > 0 && head_dim % 16 == 0 &&
+                            head_dim <= kMaxHeadDim,
+                        "cache: bad shape (head_dim must be a multiple of 16, at most 512)");
+                require(static_cast<double>(layers) * kv_heads * pages * (8.0 * head_dim * kPageTokens) < 1e15,
+                        "cache: too large");
+                require(page_size == kPageTokens, "cache: the page size is 32");
+                require(type == "f16" || type == "int8", "cache: the type must be f16 or int8");
+                new (self) Cache(layers, kv_heads, head_dim, pages, type == "f16" ? CacheType::f16 : CacheType::int8);
+            },
+            nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("pages"), nb::arg("page_size"),
+            nb::arg("type"))
+        .def(
+            "copy_page",
+            [](Cache& cache, int source, int target) {
+                require(source >= 0 && source < cache.pages && target >= 0 && target < cache.pages,
+                        "copy_page: no such page");
+                for (int layer = 0; layer < cache.layers; ++layer)
+                    std::memmove(cache.head(layer, target, 0), cache.head(layer, source, 0), cache.page_bytes);
+            },
+            nb::arg("source"), nb::arg("target"))
+        .def_prop_ro("nbytes", &Cache::bytes);
+
+    bind_program(m);
+}
+
+}  // namespace localllm
