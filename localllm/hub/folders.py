@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from localllm.errors import LocalLLMError
+
 
 def config_file() -> Path:
     """The user's `config.toml`; `LOCALLLM_CONFIG` names another one."""
@@ -20,12 +22,17 @@ def state_dir() -> Path:
 
 
 def hugging_face_cache() -> Path:
-    """The Hugging Face cache, by that library's own rules; read in place."""
-    if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return expanded(named)
-    if home := os.environ.get("HF_HOME"):
-        return expanded(home) / "hub"
-    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface" / "hub"
+    """The Hugging Face cache, by that library's own rules; read in place.
+
+    Raises:
+        LocalLLMError: one of that library's variables is not what it must be.
+    """
+    # Its scan of the cache is not used: to import that takes longer than all of ours together.
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ValueError as error:
+        raise LocalLLMError(f"huggingface_hub cannot read its HF_* variables: {error}") from None
+    return Path(HF_HUB_CACHE)
 
 
 def expanded(text: str) -> Path:

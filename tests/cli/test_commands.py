@@ -112,16 +112,17 @@ def test_show(localllm: Run, model: Path) -> None:
     assert json.loads(localllm("show", model, "--tensors", "--json").out)["tensors"]
 
 
-def test_list(localllm: Run, tmp_path: Path) -> None:
+def test_list(process: Run, tmp_path: Path) -> None:
     folder = tmp_path / "models--a--b" / "snapshots" / "1"
     folder.mkdir(parents=True)
     (folder / "m-Q8_0.gguf").write_bytes(b"GGUF")
+    # in processes of their own: huggingface_hub reads its variables once
     cache = {"HF_HUB_CACHE": str(tmp_path)}
-    text = localllm("list", **cache).out
+    text = process("list", **cache).out
     assert "a/b:Q8_0" in text
     assert "llama-3.2-1b" in text
-    assert "llama-3.2-1b" not in localllm("list", "--here", **cache).out
-    document = json.loads(localllm("list", "--json", **cache).out)
+    assert "llama-3.2-1b" not in process("list", "--here", **cache).out
+    document = json.loads(process("list", "--json", **cache).out)
     assert document["local"][0]["bytes"] == 4
     assert len(document["catalog"]) >= 25
 

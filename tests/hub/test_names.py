@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from localllm.hub.names import cached_files, quantisation_of, resolve
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
@@ -85,11 +88,13 @@ def test_an_alias_finds_its_repository(cache: Path) -> None:
     assert resolve("LLAMA-3.2-1B:q4_k_m").path.parent == here
 
 
-def test_the_cache_follows_hugging_face(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    here = put(tmp_path / "hub", "a/b", "m.gguf")
-    assert resolve("a/b").path == here / "m.gguf"
+def test_the_cache_follows_hugging_face(tmp_path: Path) -> None:
+    code = "from localllm.hub.folders import hugging_face_cache as f; print(f())"
+    environment = {"HF_HOME": "$BASE/home", "BASE": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(tmp_path / "home" / "hub")
 
 
 @pytest.mark.parametrize(
