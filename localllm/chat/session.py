@@ -10,6 +10,8 @@ from localllm.chat.template import Message, RefusedError, load_template
 from localllm.decoding.params import GenerationParams
 from localllm.tokenize.base import Tokenizer
 
+_PRIVATE_USE = range(0xF0000, 0x10FFFE)  # code points that no text needs
+
 
 class Token(Protocol):
     """What an engine yields."""
@@ -108,14 +110,28 @@ class ChatSession:
                 raise
             return self.template.render(folded, **variables)
 
-    def encode(self, prompt: str) -> list[int]:
-        """Ids of a rendered prompt: special tokens parsed, one BOS in front where one is due."""
+    def encode(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+        """The prompt as text and as ids, one BOS in front where one is due.
+
+        Special tokens that the template writes are parsed. A control token that a message spells
+        out, such as `<|im_end|>`, stays text: while the template is rendered, a character that is
+        not used otherwise stands in for it. Where that changes what the template makes of the
+        message, the prompt is parsed as a whole.
+        """
         tokenizer = self.engine.tokenizer
-        ids = list(tokenizer.encode(prompt, add_special=False, parse_special=True))
+        prompt = text = self.prompt(messages)
+        unused = (chr(code) for code in _PRIVATE_USE if chr(code) not in prompt)
+        hide = dict(zip(self._controls(messages), unused, strict=False))
+        stand_ins = {stand_in: control for control, stand_in in hide.items()}
+        if hide:
+            rendered = self.prompt([_with_texts_replaced(message, hide) for message in messages])
+            if _replaced(rendered, stand_ins) == prompt:
+                text = rendered
+        ids = tokenizer.encode(text, add_special=False, parse_special=True, stand_ins=stand_ins)
         bos = tokenizer.bos_id
         if tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
             ids.insert(0, bos)
-        return ids
+        return prompt, ids
 
     def answer(self, messages: Sequence[Message], params: GenerationParams) -> Answer:
         """Start the answer to a conversation.
@@ -124,9 +140,8 @@ class ChatSession:
             TemplateError: the conversation cannot be rendered.
             ContextFullError: it does not fit (also raised where the answer is read).
         """
-        prompt = self.prompt(messages)
-        tokens = self.engine.generate(self.encode(prompt), params)
-        return Answer(tokens, prompt, split=self.template is not None)
+        prompt, ids = self.encode(messages)
+        return Answer(self.engine.generate(ids, params), prompt, split=self.template is not None)
 
     def complete(self, text: str, params: GenerationParams) -> Answer:
         """Start the continuation of a text, without a chat format around it."""
@@ -138,6 +153,13 @@ class ChatSession:
         """Whether the template has a switch for thinking."""
         return self.template is not None and self.template.knows("enable_thinking")
 
+    def _controls(self, messages: Sequence[Message]) -> list[str]:
+        """Texts of the control tokens that the messages spell out, the longest first."""
+        texts = [value for message in messages for value in message.values()]
+        find = self.engine.tokenizer.control_texts
+        found = {control for text in texts if isinstance(text, str) for control in find(text)}
+        return sorted(found, key=lambda control: (-len(control), control))
+
     def _has_token(self, text: str) -> bool:
         return len(self.engine.tokenizer.encode(text, add_special=False, parse_special=True)) == 1
 
@@ -145,6 +167,19 @@ class ChatSession:
         if token is None:
             return ""
         return self.engine.tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+
+def _with_texts_replaced(message: Message, replacements: Mapping[str, str]) -> Message:
+    return {
+        key: _replaced(value, replacements) if isinstance(value, str) and key != "role" else value
+        for key, value in message.items()
+    }
+
+
+def _replaced(text: str, replacements: Mapping[str, str]) -> str:
+    for old, new in replacements.items():
+        text = text.replace(old, new)
+    return text
 
 
 def _fold_system(messages: Sequence[Message]) -> list[Message] | None:

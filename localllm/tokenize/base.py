@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from localllm.tokenize.special import SpecialSplitter
 from localllm.tokenize.vocabulary import Attribute, Vocabulary
@@ -37,7 +37,12 @@ class Tokenizer(ABC):
         self._pieces: dict[int, bytes] = {}
 
     def encode(
-        self, text: str, *, add_special: bool = True, parse_special: bool = False
+        self,
+        text: str,
+        *,
+        add_special: bool = True,
+        parse_special: bool = False,
+        stand_ins: Mapping[str, str] | None = None,
     ) -> list[int]:
         """The ids of `text`.
 
@@ -46,6 +51,8 @@ class Tokenizer(ABC):
             add_special: put bos before and eos after it where the vocabulary asks for that.
             parse_special: let control tokens written in `text`, such as ``<|im_end|>``, become
                 those tokens. Never for text that users or documents bring in.
+            stand_ins: what stands in `text` for other text, in which nothing is parsed: a way to
+                parse the special tokens of a template and not those of what it is filled with.
         """
         if not text.isascii():
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -58,11 +65,19 @@ class Tokenizer(ABC):
                 ids.append(piece)
                 after_special = True
             else:
+                for stand_in, meant in (stand_ins or {}).items():
+                    piece = piece.replace(stand_in, meant)
                 ids += self._encode_text(piece, after_special)
                 after_special = False
         if add_special:
             ids += self._suffix()
         return ids
+
+    def control_texts(self, text: str) -> list[str]:
+        """The texts of the control tokens that `parse_special` finds in `text`, longest first."""
+        found = {piece for piece in self._splitter.split(text, True) if isinstance(piece, int)}
+        texts = [self.token_bytes(token) for token in sorted(found) if self.is_control(token)]
+        return [control.decode() for control in sorted(texts, key=len, reverse=True)]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD.

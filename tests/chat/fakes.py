@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,22 @@ class FakeTokenizer:
     add_bos = False
 
     def encode(
-        self, text: str, *, add_special: bool = True, parse_special: bool = False
+        self,
+        text: str,
+        *,
+        add_special: bool = True,
+        parse_special: bool = False,
+        stand_ins: Mapping[str, str] | None = None,
     ) -> list[int]:
         if parse_special:
             text = text.replace("<s>", "\1")
+        for stand_in, meant in (stand_ins or {}).items():
+            text = text.replace(stand_in, meant)
         begin = [1] if add_special and self.add_bos else []
         return begin + [ord(character) for character in text]
+
+    def control_texts(self, text: str) -> list[str]:
+        return ["<s>"] if "<s>" in text else []
 
     def token_bytes(self, token: int) -> bytes:
         return {1: b"<s>", 2: b"</s>"}.get(token) or chr(token).encode()
