@@ -3,6 +3,7 @@
 Layouts are those of ggml (ggml-common.h). Fields are little-endian; ``fp16 d`` is a half-precision
 number of two bytes. Each function takes blocks, uint8 [n, type_size], and returns float32
 [n, block_size]; every product and sum is rounded to float32 in the order ggml's reference takes.
+The `gguf` package gives the same bits (a test compares them); as to the import, see `types`.
 """
 
 from __future__ import annotations

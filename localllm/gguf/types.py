@@ -1,4 +1,9 @@
-"""The registry of ggml tensor types: ids, names and block sizes (ggml.h, ggml-common.h)."""
+"""The registry of ggml tensor types: ids, names and block sizes (ggml.h, ggml-common.h).
+
+The `gguf` package has this table too, and a test compares the two. Its import takes 60 ms or more,
+where a file with a vocabulary of 128,000 opens in 10, and it has no names for the types that ggml
+gave up; so it is imported for writing only.
+"""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def write_gguf(
         tensors: by name, in the order to write: stored bytes with type and shape, or a numpy array
             of float32, float16, float64 or a signed integer type, stored as it is.
     """
-    from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter  # late: see `types`
 
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
