@@ -1,17 +1,16 @@
-"""The `localllm` command: finds a subcommand, runs it, turns every failure into one line."""
+"""The `localllm` command: runs the command line, turns every failure into one line.
+
+What takes time to import is imported in `run`, which knows what to do about Ctrl+C.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from contextlib import suppress
-from importlib import import_module
 from io import TextIOWrapper
-from typing import Any
 
 from localllm import __version__
-from localllm.errors import LocalLLMError
 
 # Name -> one line of help. The module localllm.cli.<name> is imported when it is asked for.
 COMMANDS = {
@@ -48,8 +47,13 @@ BUG_HINT = "this is a bug in localllm; run again with --debug to see where it ha
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs the command line and exits with an honest code."""
-    _complete_streams()
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    try:
+        _complete_streams()
+        code = run(sys.argv[1:] if arguments is None else arguments)
+        _end_at_once_on_interrupt()
+    except KeyboardInterrupt:  # also while a failure is reported
+        code = 130
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -60,10 +64,8 @@ def run(arguments: list[str]) -> int:
         return code
     except KeyboardInterrupt:
         return 130
-    except (
-        BrokenPipeError
-    ):  # whoever read the output has gone: nothing to say, and nobody to say it to
-        _close_stdout()
+    except BrokenPipeError:
+        _close_stdout()  # whoever read the output has gone: nobody is there to be told
         return 1
     except Exception as error:
         if os.environ.get("LOCALLLM_DEBUG"):
@@ -78,66 +80,19 @@ def _run(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"localllm {__version__}")
         return 0
+    from localllm.cli.root import command_line
+
     code = command_line()(arguments, prog_name="localllm", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
-def command_line() -> Any:
-    """The root command, for tests and shell completion; imports typer."""
-    import typer
-    from typer.core import TyperGroup
-
-    class Commands(TyperGroup):
-        """Knows the subcommands by name and imports the one that is asked for."""
-
-        def list_commands(self, ctx: Any) -> list[str]:
-            return list(COMMANDS)
-
-        def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            if cmd_name not in COMMANDS:
-                return None
-            module = import_module(f"localllm.cli.{cmd_name}")
-            application = typer.Typer(rich_markup_mode=None, add_completion=False)
-            application.command(cmd_name, help=_help(module.command))(module.command)
-            return typer.main.get_command(application)
-
-        def format_help(self, ctx: Any, formatter: Any) -> None:
-            formatter.write(HELP)
-
-        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-            if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-                raise _unknown_command(args[0])
-            return super().resolve_command(ctx, args)
-
-    root = typer.Typer(
-        cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=True
-    )
-
-    @root.callback()
-    def options(version: bool = typer.Option(False, "--version", help="Show the version.")) -> None:
-        if version:
-            typer.echo(f"localllm {__version__}")
-            raise typer.Exit
-
-    return typer.main.get_command(root)
-
-
-def _help(command: Any) -> str:
-    return (command.__doc__ or "").strip()
-
-
-def _unknown_command(name: str) -> LocalLLMError:
-    import difflib
-
-    from localllm.errors import UsageError
-
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean {close[0]}?" if close else "`localllm --help` lists the commands"
-    return UsageError(f"no command {name!r}", hint)
-
-
 def _report(error: Exception) -> int:
     """Print one line for a failure and return the exit code."""
+    from contextlib import suppress
+
+    from localllm.errors import LocalLLMError
+    from localllm.terminal import error_line
+
     format_message = getattr(error, "format_message", None)  # typer's own usage errors
     if isinstance(error, LocalLLMError):
         text, code = str(error), error.exit_code
@@ -154,11 +109,16 @@ def _report(error: Exception) -> int:
         text, code = "aborted", 1
     else:
         text, code = f"{type(error).__name__}: {error} ({BUG_HINT})", 1
-    from localllm.terminal import error_line
-
     with suppress(OSError):  # nobody may be there to read it
         print(error_line(text), file=sys.stderr)
     return code
+
+
+def _end_at_once_on_interrupt() -> None:
+    """Let Ctrl+C end the process: what is left is the interpreter's, which would print of it."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _close_stdout() -> None:

@@ -263,6 +263,45 @@ def test_exit_codes(
     assert capsys.readouterr().err.startswith(text)
 
 
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+modules = set(sys.modules)
+sys.meta_path.insert(0, Interrupts())
+from localllm.cli.app import main
+early = {name.partition(".")[0] for name in set(sys.modules) - modules} - {"localllm"}
+assert early <= {"__future__", "errno"}, early  # what Ctrl+C could not be caught in
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("typer", "localllm.errors", "localllm.cli.root", "localllm.cli.settings"),
+        *("localllm.cli.run", "numpy", "localllm._native", "localllm.engine.engine", "jinja2"),
+    ],
+)
+def test_ctrl_c_while_modules_are_imported(
+    environment: dict[str, str], model: Path, module: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, module, "run", str(model), "hi"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=environment,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_a_closed_pipe_is_quiet(environment: dict[str, str]) -> None:
     read, write = os.pipe()
     os.close(read)
