@@ -11,28 +11,29 @@ from localllm.errors import UsageError
 
 STRATEGIES = ("sample", "greedy")
 
-# What None means under each sampler order: the defaults of the program it is named after.
-PRESETS: dict[str, dict[str, Any]] = {
+# Programs whose sampling can be had: what each does where nothing else is asked for, in the order
+# in which it does it. Logit bias and the penalties come first everywhere.
+PRESETS: dict[str, dict[str, float]] = {
     "llamacpp": {
-        "temperature": 0.8,
+        "repeat_last_n": 64,
         "top_k": 40,
         "top_p": 0.95,
         "min_p": 0.05,
-        "repeat_last_n": 64,
+        "temperature": 0.8,
     },
     "transformers": {
+        "repeat_last_n": -1,
         "temperature": 1.0,
         "top_k": 50,
         "top_p": 1.0,
         "min_p": 0.0,
-        "repeat_last_n": -1,
     },
     "vllm": {
+        "repeat_last_n": -1,
         "temperature": 1.0,
+        "min_p": 0.0,
         "top_k": 0,
         "top_p": 1.0,
-        "min_p": 0.0,
-        "repeat_last_n": -1,
     },
 }
 
@@ -97,7 +98,9 @@ class GenerationParams:
     def resolved(self) -> GenerationParams:
         """The same wishes with every None that has a preset default filled in."""
         preset = PRESETS[self.sampler_order]
-        missing = {name: value for name, value in preset.items() if getattr(self, name) is None}
+        missing: dict[str, Any] = {
+            name: value for name, value in preset.items() if getattr(self, name) is None
+        }
         return replace(self, **missing)
 
     @property

@@ -10,16 +10,10 @@ import numpy.typing as npt
 
 from localllm.decoding import filters
 from localllm.decoding.filters import Candidates
-from localllm.decoding.params import GenerationParams, flag
+from localllm.decoding.params import PRESETS, GenerationParams, flag
 from localllm.decoding.penalties import History
 from localllm.errors import LocalLLMError, UsageError
 
-# Logit bias and penalties come first everywhere; this is the order of what follows.
-ORDERS: dict[str, tuple[str, ...]] = {
-    "llamacpp": ("top_k", "top_p", "min_p", "temperature"),
-    "transformers": ("temperature", "top_k", "top_p", "min_p"),
-    "vllm": ("temperature", "min_p", "top_k", "top_p"),
-}
 FILTERS: dict[str, Callable[[Candidates, Any], Candidates]] = {
     "top_k": filters.top_k,
     "top_p": filters.top_p,
@@ -52,8 +46,10 @@ class Sampler:
         self._random = np.random.Generator(np.random.PCG64(params.seed))
         # top-k leads in every order: temperature keeps the ranking, and min-p compares with the
         # maximum alone, so neither changes what top-k keeps, and all that follows has k tokens.
-        order = sorted(ORDERS[self.params.sampler_order], key=lambda name: name != "top_k")
-        self._chain = [(FILTERS[name], getattr(self.params, name)) for name in order]
+        order = sorted(PRESETS[self.params.sampler_order], key=lambda name: name != "top_k")
+        self._chain = [
+            (FILTERS[name], getattr(self.params, name)) for name in order if name in FILTERS
+        ]
 
     def sample(self, logits: npt.NDArray[np.float32]) -> int:
         """The next token for float32[vocab] logits, which stay as they are; ``accept`` it after.

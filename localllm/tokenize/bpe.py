@@ -16,15 +16,16 @@ _log = logging.getLogger(__name__)
 
 
 def _byte_characters() -> list[str]:
-    """GPT-2's printable stand-in for each byte: itself where printable, else from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
-_CHARACTERS = _byte_characters()
-_SYMBOLS = [character.encode() for character in _CHARACTERS]
-_BYTES = {character: bytes([byte]) for byte, character in enumerate(_CHARACTERS)}
+BYTE_CHARACTERS = _byte_characters()
+"""GPT-2's printable stand-in for each byte: itself where printable, else from U+0100 on."""
+
+_SYMBOLS = [character.encode() for character in BYTE_CHARACTERS]
+_BYTES = {character: bytes([byte]) for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
 class BytePairTokenizer(Tokenizer):

@@ -12,6 +12,7 @@ from localllm.ops.native import lower
 from localllm.ops.spec import Attention, Experts, Rope
 from localllm.ops.tracer import record, trace
 from tests.ops.building import definition, weight
+from tests.parity.peer import mean_divergence
 
 native = pytest.importorskip("localllm._native")
 
@@ -49,11 +50,6 @@ def model_runner(model, **options):
     c = model.config
     shape = {"layers": c.layers, "kv_heads": c.kv_heads, "head_dim": c.head_dim}
     return Runner(trace(model), **shape, **options)
-
-
-def kl_divergence(reference, found):
-    p, q = (torch.tensor(logits).double().log_softmax(-1) for logits in (reference, found))
-    return float((p.exp() * (p - q)).sum(-1).mean())
 
 
 def body_of(body, width=32):
@@ -182,7 +178,7 @@ def test_model(models, arch, weight_type):
     bound = QUANTISED_EXPERTS_KL if model.config.experts else QUANTISED_KL
     if weight_type.startswith("F"):
         bound = FLOAT_KL
-    assert kl_divergence(expected["logits"].numpy(), found["logits"]) <= bound
+    assert mean_divergence(expected["logits"].numpy(), found["logits"]) <= bound
     assert found["hidden"].shape == (64, model.config.width)
 
 
@@ -201,7 +197,7 @@ def test_chunks_and_batches_equal_one_sequence(models, arch):
         found[0].append(logits[: len(parts[0])])
         found[1].append(logits[len(parts[0]) :])
     for sequence in (0, 1):
-        assert kl_divergence(expected, np.concatenate(found[sequence])) <= FLOAT_KL
+        assert mean_divergence(expected, np.concatenate(found[sequence])) <= FLOAT_KL
 
 
 def test_int8_cache_is_close(models):
@@ -209,7 +205,7 @@ def test_int8_cache_is_close(models):
     tokens = np.random.default_rng(1).integers(0, model.config.vocab, 128)
     expected = eager.run(model, torch.tensor(tokens))["logits"].numpy()
     found = model_runner(model, kind="int8").step(tokens)["logits"]
-    assert kl_divergence(expected, found) <= 1e-3
+    assert mean_divergence(expected, found) <= 1e-3
 
 
 def test_a_program_that_was_not_allocated_is_refused():

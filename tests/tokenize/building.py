@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from localllm.gguf import GGUFFile
-from localllm.tokenize.bpe import _CHARACTERS
+from localllm.tokenize.bpe import BYTE_CHARACTERS
 from localllm.tokenize.merging import merge
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -32,10 +32,10 @@ def model_file(fields: Metadata) -> GGUFFile:
 
 def byte_pair(words: Sequence[str] = (), pre: str = "llama-bpe", **fields: Any) -> Metadata:
     """Byte-level BPE: 256 bytes, the merges that make `words`, and four special tokens."""
-    tokens, merges = list(_CHARACTERS), list[str]()
+    tokens, merges = list(BYTE_CHARACTERS), list[str]()
     for word in words:
         ranks = {line.encode(): float(rank) for rank, line in enumerate(merges)}
-        symbols = [_CHARACTERS[byte].encode() for byte in word.encode()]
+        symbols = [BYTE_CHARACTERS[byte].encode() for byte in word.encode()]
         made, *rest = [part.decode() for part in merge(symbols, ranks, b" ")]
         for part in rest:
             merges.append(f"{made} {part}")
@@ -58,9 +58,8 @@ def byte_pair(words: Sequence[str] = (), pre: str = "llama-bpe", **fields: Any) 
 def all_pairs(pre: str) -> Metadata:
     """BPE in which neighbours of all sorts merge: where a text is cut shows in its ids."""
     plain = pre in ("gemma4", "sarvam-moe", "granite-embed-multi-311m")
-    single = (
-        list("abcdefghijklmnopqrstuvwxyzABC'.,!?0123456789▁é日本語가\t-") if plain else _CHARACTERS
-    )
+    plain_characters = list("abcdefghijklmnopqrstuvwxyzABC'.,!?0123456789▁é日本語가\t-")
+    single = plain_characters if plain else BYTE_CHARACTERS
     pairs = list(itertools.product(single, single))
     pairs = random.Random(5).sample(pairs, min(len(pairs), 20_000))
     extra = [f"<0x{byte:02X}>" for byte in range(256)] if plain else []

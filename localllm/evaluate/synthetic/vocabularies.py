@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from localllm.tokenize.bpe import BYTE_CHARACTERS
+
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 CHATML = (
@@ -25,13 +27,6 @@ twenty people were walking through the streets of the old town, reading their le
 of the answer. She said: "I will be there before the end of the day," but nobody was listening.
 def answer(question): return [word for word in question.split() if word not in (1, 23, 456, 7890)]
 """
-
-
-def byte_letters() -> list[str]:
-    """GPT-2's printable stand-in for every byte, by byte."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = iter(range(256, 512))
-    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
 def train_merges(words: Counter[tuple[str, ...]], count: int) -> list[tuple[str, str]]:
@@ -69,13 +64,12 @@ def _words() -> Counter[str]:
 
 def bpe_vocabulary(size: int = 512, pre: str = "gpt-2") -> dict[str, Any]:
     """Metadata of a byte-level BPE vocabulary with ChatML's special tokens at its end."""
-    letters = byte_letters()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     words: Counter[tuple[str, ...]] = Counter()
     for word, times in _words().items():
-        words[tuple(letters[byte] for byte in word.encode())] += times
+        words[tuple(BYTE_CHARACTERS[byte] for byte in word.encode())] += times
     merges = train_merges(words, size - 256 - len(special))
-    tokens = letters + ["".join(pair) for pair in merges] + special
+    tokens = BYTE_CHARACTERS + ["".join(pair) for pair in merges] + special
     types = [NORMAL] * (len(tokens) - len(special)) + [CONTROL] * len(special)
     tokens, types = _padded(tokens, types, size)
     first = tokens.index(special[0])
