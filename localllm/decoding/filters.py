@@ -135,11 +135,3 @@ def _quantile(weights: npt.NDArray[np.float64], goal: float) -> int:
     cumulative = np.cumsum(weights)
     last = np.searchsorted(cumulative, cumulative[-1])  # the last of any weight
     return int(min(np.searchsorted(cumulative, goal, "right"), last))
-
-
-def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
-    """Logarithms of the probabilities, float64, shape as given (last axis sums to one)."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    wide -= np.log(np.exp(wide).sum(axis=-1, keepdims=True))
-    return wide

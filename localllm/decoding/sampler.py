@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -83,15 +83,6 @@ class Sampler:
     def accept(self, token: int) -> None:
         """Take note of the token that was chosen."""
         self._history.accept(token)
-
-
-def logprobs(
-    logits: npt.NDArray[np.float32], tokens: Sequence[int], top: int = 0
-) -> tuple[list[float], list[tuple[int, float]]]:
-    """Log-probabilities of raw logits: of the given tokens, and of the ``top`` likeliest."""
-    logs = filters.log_softmax(logits)
-    best = [int(i) for i in filters.largest(logits, top)] if top else []
-    return [float(logs[token]) for token in tokens], [(i, float(logs[i])) for i in best]
 
 
 def _require_finite(maximum: float) -> None:

@@ -34,7 +34,6 @@ class EagerRunner:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.vocab_size = model.config.vocab
         self.pages = pages
         self.page_size = page_size
         self._model = model

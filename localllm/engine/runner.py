@@ -16,7 +16,6 @@ Logits = npt.NDArray[np.float32]
 class Runner(Protocol):
     """Owns the weights and the KV memory that the pages stand for."""
 
-    vocab_size: int
     pages: int
     page_size: int
 
@@ -46,7 +45,6 @@ class NativeRunner:
         from localllm.ops.tracer import trace
 
         config = model.config
-        self.vocab_size = config.vocab
         self.pages = pages
         self.page_size = page_size
         self._program: Any = lower(trace(model, outputs=("logits",)), threads)

@@ -163,7 +163,7 @@ class _Lowering:
         return self._once("weight", weight.name, pack)
 
     def _table(self, table: Weight) -> int:
-        """An embedding, read in place."""
+        """An embedding, read in place: from the mapped file, where it comes from one."""
         args = (table.type.name, *table.shape, table.data)
         return self._once("table", table.name, lambda: self.core.table(*args))
 

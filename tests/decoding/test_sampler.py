@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.decoding import GenerationParams, Sampler
-from localllm.decoding.filters import Candidates, draw, largest, log_softmax, top_p
-from localllm.decoding.sampler import logprobs
+from localllm.decoding.filters import Candidates, draw, largest, top_p
 from localllm.errors import LocalLLMError, UsageError
 from tests.decoding import reference
 
@@ -268,18 +267,6 @@ def test_top_p_finds_a_long_prefix_without_top_k():
     logits = np.linspace(0.1, 0, 5000).astype(np.float32)
     kept = top_p(Candidates(None, logits), 0.99)
     assert len(kept.logits) == np.count_nonzero(reference.top_p(logits.astype(float), 0.99) > -1)
-
-
-def test_logprobs_are_of_the_raw_logits():
-    logits = random_logits(4, 50)
-    expected = np.log(reference.softmax(logits.astype(np.float64)))
-    chosen, best = logprobs(logits, [7, 3], top=2)
-    np.testing.assert_allclose(chosen, expected[[7, 3]])
-    order = np.argsort(-logits)[:2]
-    assert [token for token, _ in best] == order.tolist()
-    np.testing.assert_allclose([value for _, value in best], expected[order])
-    assert logprobs(logits, [7])[1] == []
-    np.testing.assert_allclose(np.exp(log_softmax(logits[None])).sum(-1), 1)
 
 
 @pytest.mark.slow

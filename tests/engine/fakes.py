@@ -25,7 +25,6 @@ def fake_logits(history):
 
 class FakeRunner:
     def __init__(self, pages, page_size):
-        self.vocab_size = VOCABULARY
         self.pages = pages
         self.page_size = page_size
         self.memory = np.full((pages, page_size), -1, np.int64)

@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from localllm.evaluate.synthetic.vocabularies import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+)
 from localllm.gguf import GGUFFile
 from localllm.tokenize.bpe import BYTE_CHARACTERS
 from localllm.tokenize.merging import merge
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-PREFIX = "tokenizer.ggml."
+from localllm.tokenize.vocabulary import PREFIX
 
 Metadata = dict[str, Any]
 

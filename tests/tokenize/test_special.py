@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from localllm.evaluate.synthetic.vocabularies import CONTROL, USER_DEFINED
 from localllm.tokenize import Tokenizer, load_tokenizer
 
-from .building import CONTROL, USER_DEFINED, byte_pair, model_file, sentence_piece
+from .building import byte_pair, model_file, sentence_piece
 
 
 def load(**fields: object) -> Tokenizer:
