@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Command = Callable[["Repl", str], None]
 
 HELP = '''\
-/set NAME VALUE     change a parameter; /set alone shows them
+/set [NAME VALUE]   show the parameters, or change one; VALUE default undoes it
 /system [TEXT]      show or set the system prompt ("/system -" removes it)
 /think [on|off]     ask a reasoning model to think, or not to
 /regen              answer the last question again
@@ -32,26 +33,31 @@ Ctrl+C              stops an answer'''
 
 
 def set_parameter(repl: Repl, rest: str) -> None:
-    """`/set [parameter] NAME VALUE`; a VALUE of `default` undoes it."""
+    """`/set [parameter] NAME VALUE`; `default` is as the session began, `none` is no wish."""
     words = rest.removeprefix("parameter ").split(None, 1)
     if not words:
         return show_parameters(repl)
     name = words[0].replace("-", "_")
     if name == "system":
         return set_system(repl, words[1] if len(words) > 1 else "")
-    defaults = {field.name: field for field in dataclasses.fields(GenerationParams)}
+    names = [field.name for field in dataclasses.fields(GenerationParams)]
     if name in ("ctx", "threads", "kv_type", "device"):
         raise UsageError(f"{words[0]} is set when the model is loaded", "leave and use its flag")
-    if name not in defaults:
-        raise UsageError(f"no parameter {words[0]!r}", f"there are {', '.join(defaults)}")
+    if name not in names:
+        close = [known for known in names if known.startswith(name)]
+        close = close or difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
+        raise UsageError(f"no parameter {words[0]!r}", hint)
     if len(words) < 2:
         raise UsageError(f"/set {words[0]} needs a value")
-    if words[1].lower() in ("default", "none", "null"):
+    if words[1].lower() == "default":
+        value = getattr(repl.first_params, name)
+    elif words[1].lower() == "none":
         value = getattr(GenerationParams(), name)
     else:
         value = _value(name, words[1])
     repl.params = dataclasses.replace(repl.params, **{name: value})
-    repl.writer.note(f"{name} = {_shown(value)}")
+    repl.writer.note(f"{name} = {_shown(getattr(repl.params.resolved(), name))}")
 
 
 def set_system(repl: Repl, rest: str) -> None:
@@ -181,8 +187,6 @@ COMMANDS: dict[str, Command] = {
 
 def run_command(repl: Repl, line: str) -> None:
     """Run one `/command`; what the user did wrong is said in one line."""
-    import difflib
-
     word, _, rest = line.partition(" ")
     command = COMMANDS.get(word.lower())
     try:
@@ -224,7 +228,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "default" if value is None or value in ((), {}) else str(value)
+    return "none" if value is None or value in ((), {}) else str(value)
 
 
 def _rate(tokens_per_second: float) -> str:
@@ -232,5 +236,7 @@ def _rate(tokens_per_second: float) -> str:
 
 
 def _show_history(repl: Repl) -> None:
+    if not repl.conversation.turns:
+        repl.writer.note("(nothing was said yet)")
     for turn in repl.conversation.turns:
         repl.writer.note(f"{turn['role']}: {turn['content']}")

@@ -42,7 +42,8 @@ class Repl:
         facts: str = "",
         system: str | None = None,
     ) -> None:
-        self.session, self.params = session, params
+        self.session = session
+        self.params = self.first_params = params
         self.reader, self.writer = reader, writer
         self.name, self.facts = name, facts
         self.conversation = Conversation(system)

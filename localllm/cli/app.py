@@ -29,7 +29,8 @@ Usage: localllm [OPTIONS] COMMAND [ARGS]...
   Run language models on the machine you have.
 
   MODEL is a path to a GGUF file, a name from `localllm list`, or user/repo[:QUANT]
-  from the Hugging Face cache; without one, commands use the bundled demonstration.
+  from the Hugging Face cache; tiny-chat is the demonstration that comes with the
+  program, which `localllm chat` opens where no MODEL is given or configured.
 
 Options:
   --version  Show the version and exit.

@@ -68,7 +68,7 @@ def command(
     )
     if terminal:
         writer.note(facts)
-        demonstration = "A small demonstration that comes with the program: often wrong. "
+        demonstration = "A small demonstration: often wrong. "
         writer.note((demonstration if found.bundled else "") + "/? lists commands, Ctrl+D leaves.")
     if session.note:
         writer.note(f"note: {session.note}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from localllm.chat.commands import COMMANDS
+from localllm.chat.commands import COMMANDS, HELP
 from localllm.chat.readers import PipeReader
 from localllm.chat.repl import Repl
 from localllm.chat.session import ChatSession
@@ -213,9 +213,22 @@ def test_set_and_show() -> None:
     assert "top_k              40" in run.notes
 
 
+def test_set_default_is_what_the_session_began_with() -> None:
+    lines = ["/set top_k 7", "/set top_k default", "/set seed none", "/set seed default"]
+    run = Run(FakeEngine(), *lines, "/set min_p none", params=GenerationParams(top_k=9, seed=1))
+    assert run.notes == "top_k = 7\ntop_k = 9\nseed = none\nseed = 1\nmin_p = 0.05\n"
+
+
+def test_an_empty_history() -> None:
+    assert Run(FakeEngine(), "/show history").notes == "(nothing was said yet)\n"
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
+        ("/set temp 2", "no parameter 'temp' (did you mean temperature?)"),
+        ("/set top 2", "no parameter 'top' (did you mean top_k or top_p?)"),
+        ("/set tmperature 2", "(did you mean temperature?)"),
         ("/set top_p 2", "--top-p 2: must be > 0 and <= 1"),
         ("/set top_p high", "--top-p high"),
         ("/set warmth 2", "no parameter 'warmth'"),
@@ -353,6 +366,15 @@ def test_help_names_every_command() -> None:
     run = Run(FakeEngine(), "/?")
     for command in set(COMMANDS) - {"/?", "/help", "/exit", "/quit", "/context"}:
         assert command in run.notes
+
+
+def test_help_fits_a_narrow_terminal() -> None:
+    assert max(map(len, HELP.splitlines())) <= 80
+
+
+def test_the_readme_shows_the_same_help() -> None:
+    readme = Path(__file__).resolve().parents[2] / "README.md"
+    assert HELP in readme.read_text("utf-8")
 
 
 @pytest.mark.parametrize("line", ["/bye", "/exit", "/BYE"])

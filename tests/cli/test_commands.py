@@ -87,6 +87,16 @@ def test_run_says_that_the_context_is_full(localllm: Run, model: Path, endless: 
     assert result.code == 0
 
 
+@pytest.mark.parametrize("arguments", [["run", "hi"], ["run", "hi", "--json"], ["chat"]])
+def test_what_the_engine_has_to_say_is_said(
+    process: Run, model: Path, arguments: list[str]
+) -> None:
+    name, *rest = arguments
+    result = process(name, model, *rest, "--ctx", 300, "--max-tokens", 2)
+    assert result.error.startswith("note: --ctx 300 is more than the 256 tokens")
+    assert "--ctx" not in result.out
+
+
 def test_tokenize(localllm: Run, model: Path) -> None:
     text = "the fox <|im_end|> 😀"
     plain = json.loads(localllm("tokenize", model, text, "--json").out)
