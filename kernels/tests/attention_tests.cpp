@@ -1,0 +1,105 @@
+#include <algorithm>
+#include <cmath>
+
+#include "attention/attend.h"
+#include "isa/kernels.h"
+#include "tests/testing.h"
+
+namespace localllm {
+
+namespace {
+
+struct Shape {
+    int heads, kv_heads, head_dim, window;
+    float scale, softcap;
+};
+
+// Attention of one KV head over a paged history, all group sizes; queries, outputs and table of
+// exact size.
+void check_attention(const Kernels& kernels, Random& random, CacheType type, const Shape& s) {
+    const int length = random.between(1, 100), group = s.heads / s.kv_heads, kind = static_cast<int>(type);
+    const int pages = (length + kPageTokens - 1) / kPageTokens, spare = pages + 2, d = s.head_dim;
+    const Cache cache(2, s.kv_heads, d, spare, type);
+    Exact<int32_t> table(pages);
+    for (int p = 0; p < pages; ++p) table[p] = (p * 2 + 1) % spare == p ? p : spare - 1 - p;
+    const int layer = random.below(2);
+    const Exact<float> k = normals(random, static_cast<size_t>(length) * s.kv_heads * d), v = normals(random, k.size());
+    auto seen = [&](const float* x) {
+        if (type == CacheType::int8) return requantised(x, d, d);
+        std::vector<double> out(d);
+        for (int i = 0; i < d; ++i) out[i] = half_to_float(float_to_half(x[i]));
+        return out;
+    };
+    for (int h = 0; h < s.kv_heads; ++h) {
+        for (int t = 0; t < length; ++t) {
+            const size_t at = (static_cast<size_t>(t) * s.kv_heads + h) * d;
+            kernels.store_token[kind](cache, cache.head(layer, table[t / kPageTokens], h), t % kPageTokens,
+                                      k.data() + at, v.data() + at);
+        }
+        int slot = 0;
+        while ((1 << slot) < std::min(group, kernels.columns)) ++slot;
+        const int rows = 1 << slot;
+        Attend a{};
+        a.cache = &cache;
+        a.layer = layer;
+        a.kv_head = h;
+        a.table = table.data();
+        a.scale = s.scale;
+        a.softcap = s.softcap;
+        std::vector<Exact<float>> q, out;
+        for (int r = 0; r < rows; ++r) {
+            q.push_back(normals(random, d));
+            out.emplace_back(d);
+            a.q[r] = q[r].data();
+            a.out[r] = out[r].data();
+            a.last[r] = random.between(std::max(1, length - 5), length);
+            a.first[r] = s.window > 0 ? std::max(0, a.last[r] - s.window) : 0;
+        }
+        kernels.attend[kind][slot](a);
+        for (int r = 0; r < rows; ++r) {
+            const std::vector<double> query =
+                type == CacheType::int8 ? seen(a.q[r]) : std::vector<double>(a.q[r], a.q[r] + d);
+            std::vector<double> score, sum(d);
+            double top = -1e300, total = 0;
+            for (int t = a.first[r]; t < a.last[r]; ++t) {
+                const std::vector<double> key = seen(k.data() + (static_cast<size_t>(t) * s.kv_heads + h) * d);
+                double dot = 0;
+                for (int i = 0; i < d; ++i) dot += query[i] * key[i];
+                dot *= static_cast<double>(s.scale);
+                if (s.softcap > 0) dot = s.softcap * std::tanh(dot / s.softcap);
+                score.push_back(dot);
+                top = std::max(top, dot);
+            }
+            for (int t = a.first[r]; t < a.last[r]; ++t) {
+                const std::vector<double> value = seen(v.data() + (static_cast<size_t>(t) * s.kv_heads + h) * d);
+                const double p = std::exp(score[t - a.first[r]] - top);
+                total += p;
+                for (int i = 0; i < d; ++i) sum[i] += p * value[i];
+            }
+            for (int i = 0; i < d; ++i)
+                check(std::fabs(out[r][i] - sum[i] / total) < 2e-5,
+                      "%s attention: %d tokens, head %d, row %d of %d, feature %d: %g for %g", kernels.name, length, d,
+                      r, rows, i, static_cast<double>(out[r][i]), sum[i] / total);
+        }
+    }
+}
+
+}  // namespace
+
+void test_attention() {
+    Random random(7);
+    for (const Kernels* kernels : available_kernels())
+        for (CacheType type : {CacheType::f16, CacheType::int8})
+            for (int i = 0; i < 40; ++i) {
+                Shape s{};
+                s.kv_heads = random.between(1, 3);
+                s.heads = s.kv_heads * random.pick<int>({1, 2, 3, 4, 7, 8});
+                s.head_dim = 16 * random.pick<int>({1, 2, 3, 4, 5, 8, 32});
+                s.window = random.below(2) ? 0 : random.between(1, 70);
+                s.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+                s.softcap = random.below(2) ? 0.0f : 3.0f;
+                check_attention(*kernels, random, type, s);
+            }
+}
+
+}  // namespace localllm

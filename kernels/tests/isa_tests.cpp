@@ -1,0 +1,86 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "isa/kernels.h"
+#include "tests/testing.h"
+
+namespace localllm {
+
+void test_elementwise() {
+    for (const Kernels* kernels : available_kernels())
+        for (int n : {1, 3, 8, 15, 16, 17, 31, 64, 1030}) {
+            Random random(static_cast<uint64_t>(n));
+            const Exact<float> a = normals(random, n, 3), b = normals(random, n), out(n);
+            double squares = 0;
+            for (float x : a) squares += static_cast<double>(x) * static_cast<double>(x);
+            kernels->rms_norm(a.data(), b.data(), out.data(), n, 1e-5f);
+            for (int i = 0; i < n; ++i) {
+                const double wanted = a[i] / std::sqrt(squares / n + 1e-5) * static_cast<double>(b[i]);
+                check(std::fabs(out[i] - wanted) <= 2e-6 * std::fabs(wanted), "%s norm of %d", kernels->name, n);
+            }
+            for (Activation kind : {Activation::silu, Activation::gelu}) {
+                kernels->gated_act(a.data(), b.data(), out.data(), n, kind);
+                for (int i = 0; i < n; ++i) {
+                    const double x = a[i], inner = 0.7978845608028654 * (x + 0.044715 * x * x * x);
+                    const double wanted =
+                        (kind == Activation::silu ? x / (1 + std::exp(-x)) : 0.5 * x * (1 + std::tanh(inner))) *
+                        static_cast<double>(b[i]);
+                    check(std::fabs(out[i] - wanted) <= 1e-6 * std::fabs(x * static_cast<double>(b[i])) + 1e-30,
+                          "%s activation of %d", kernels->name, n);
+                }
+            }
+            kernels->add_scaled(a.data(), b.data(), 1.0f, out.data(), n);
+            for (int i = 0; i < n; ++i) check(out[i] == a[i] + b[i], "%s sum of %d", kernels->name, n);
+            std::copy(a.begin(), a.end(), out.begin());
+            kernels->softcap(out.data(), n, 2.0f);
+            for (int i = 0; i < n; ++i)
+                check(std::fabs(out[i] - 2 * std::tanh(a[i] / 2.0)) < 2e-6, "%s cap of %d", kernels->name, n);
+        }
+}
+
+// What is not a number may give anything, without undefined conversions on the way.
+void test_not_finite() {
+    constexpr float kInf = std::numeric_limits<float>::infinity();
+    for (const Kernels* kernels : available_kernels())
+        for (float bad : {std::nanf(""), kInf, -kInf, 3e38f, 1e-38f, 1e-45f}) {
+            constexpr int n = 64;
+            Random random(5);
+            for (int all = 0; all < 2; ++all) {
+                Exact<float> x = normals(random, n);
+                for (int i = 0; i < n; ++i)
+                    if (all || i == 37) x[i] = bad;
+                Exact<uint8_t> memory(QuantTile::bytes(2, n));
+                QuantTile tile(memory.data(), 2, n);
+                for (int c = 0; c < 2; ++c) kernels->quantise_column(x.data(), tile, c);
+                if (!std::isfinite(bad))
+                    check(!std::isfinite(tile.scale[2]), "%s loses %g", kernels->name, static_cast<double>(bad));
+                for (int i = 0; i < n * 2; ++i)
+                    check(tile.q[i] >= -127, "%s rounds %g to -128", kernels->name, static_cast<double>(bad));
+                for (CacheType type : {CacheType::f16, CacheType::int8}) {
+                    const Cache cache(1, 1, n, 1, type);
+                    const int kind = static_cast<int>(type);
+                    for (int slot = 0; slot < 3; ++slot)
+                        kernels->store_token[kind](cache, cache.head(0, 0, 0), slot, x.data(), x.data());
+                    const int32_t table[1] = {0};
+                    Exact<float> out(n);
+                    Attend a{};
+                    a.cache = &cache;
+                    a.table = table;
+                    a.q[0] = x.data();
+                    a.out[0] = out.data();
+                    a.last[0] = 3;
+                    a.scale = 0.1f;
+                    a.softcap = all ? 5.0f : 0.0f;
+                    kernels->attend[kind][0](a);
+                    ++passed;
+                }
+                kernels->rms_norm(x.data(), x.data(), x.data(), n, 1e-6f);
+                kernels->gated_act(x.data(), x.data(), x.data(), n, Activation::gelu);
+                kernels->gated_act(x.data(), x.data(), x.data(), n, Activation::silu);
+                kernels->softcap(x.data(), n, 5.0f);
+            }
+        }
+}
+
+}  // namespace localllm

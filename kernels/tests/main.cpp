@@ -1,0 +1,29 @@
+// The kernels and the runtime without Python, for the sanitizer build. `kernel_tests NAME...` runs some of the parts.
+#include <cstdio>
+#include <string>
+#include <utility>
+
+#include "tests/testing.h"
+
+int main(int count, char** names) {
+    using namespace localllm;
+    const std::pair<const char*, void (*)()> parts[] = {{"half", test_half},
+                                                        {"linear", test_linear},
+                                                        {"elementwise", test_elementwise},
+                                                        {"not_finite", test_not_finite},
+                                                        {"attention", test_attention},
+                                                        {"threads", test_threads},
+                                                        {"memory", test_memory},
+                                                        {"programs", test_programs}};
+    for (const auto& [name, run] : parts) {
+        bool wanted = count == 1;
+        for (int i = 1; i < count; ++i) wanted |= std::string(names[i]) == name;
+        if (!wanted) continue;
+        const int before = passed;
+        run();
+        std::printf("%s: %d passed\n", name, passed - before);
+        std::fflush(stdout);
+    }
+    std::printf("%d passed\n", passed);
+    return 0;
+}

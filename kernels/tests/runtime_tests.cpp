@@ -1,0 +1,315 @@
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <thread>
+
+#include "runtime/memory.h"
+#include "runtime/operations.h"
+#include "runtime/program.h"
+#include "tests/testing.h"
+
+namespace localllm {
+
+namespace {
+
+// A random small transformer: every operation, types and shapes drawn.
+class Model {
+  public:
+    Model(uint64_t seed, int threads, const Kernels& kernels) : program_(threads, kernels), random_(seed) {
+        width = 256;
+        vocabulary = random_.between(3, 20);
+        kv_heads = random_.between(1, 2);
+        heads = kv_heads * random_.between(1, 4);
+        head_dim = 16 * random_.between(1, 4);
+        layers = random_.between(1, 2);
+        const int hidden = 256 * random_.between(1, 2), pairs = head_dim / 2 - random_.below(8);
+        std::vector<float> inverse(pairs);
+        for (int i = 0; i < pairs; ++i) inverse[i] = std::pow(1e4f, -static_cast<float>(i) / static_cast<float>(pairs));
+        program_.vectors.push_back(inverse);
+        program_.rotations.push_back({0, 1.0f});
+
+        const Type type = draw();
+        tables_.push_back(random_weight(random_, type, static_cast<int64_t>(vocabulary) * width));
+        const int x = buffer(width), normed = buffer(width), branch = buffer(width);
+        auto embed = std::make_unique<Embed>();
+        embed->out = x;
+        embed->scale = 3.0f;
+        embed->table = {type, vocabulary, width, tables_.back().data()};
+        program_.add(std::move(embed));
+        const int q = buffer(heads * head_dim), k = buffer(kv_heads * head_dim), v = buffer(kv_heads * head_dim);
+        const int mixed = buffer(heads * head_dim), gate = buffer(hidden), up = buffer(hidden);
+        for (int layer = 0; layer < layers; ++layer) {
+            norm(normed, x, width, width);
+            linear(normed, {{heads * head_dim, q}, {kv_heads * head_dim, k}, {kv_heads * head_dim, v}}, width, false);
+            norm(q, q, heads * head_dim, head_dim);
+            rope(q, heads, pairs);
+            rope(k, kv_heads, pairs);
+            auto attention = std::make_unique<Attention>();
+            attention->out = mixed;
+            attention->q = q;
+            attention->k = k;
+            attention->v = v;
+            attention->layer = layer;
+            attention->heads = heads;
+            attention->kv_heads = kv_heads;
+            attention->head_dim = head_dim;
+            attention->window = random_.below(2) ? 0 : random_.between(1, 40);
+            attention->scale = 0.2f;
+            attention->softcap = random_.below(2) ? 0.0f : 20.0f;
+            program_.add(std::move(attention));
+            linear(mixed, {{width, x}}, heads * head_dim, true);
+            norm(normed, x, width, width);
+            if (random_.below(2)) {
+                linear(normed, {{hidden, gate}, {hidden, up}}, width, false);
+                auto act = std::make_unique<GatedAct>();
+                act->out = gate;
+                act->gate = gate;
+                act->up = up;
+                act->width = hidden;
+                act->kind = Activation::gelu;
+                program_.add(std::move(act));
+                linear(gate, {{width, branch}}, hidden, false);
+            } else {
+                auto experts = std::make_unique<Experts>();
+                const int count = random_.between(2, 9);
+                experts->out = branch;
+                experts->x = normed;
+                experts->used = random_.between(1, count);
+                experts->normalise = random_.below(2) != 0;
+                experts->scale = 1.0f;
+                experts->kind = Activation::silu;
+                experts->router = weight(1, count, width);
+                experts->gate = weight(count, hidden, width);
+                experts->up = weight(count, hidden, width);
+                experts->down = weight(count, width, hidden);
+                program_.add(std::move(experts));
+            }
+            auto add = std::make_unique<Add>();
+            add->out = add->a = x;
+            add->b = branch;
+            add->width = width;
+            program_.add(std::move(add));
+        }
+        const int chosen = buffer(width);
+        logits_ = buffer(vocabulary);
+        auto select = std::make_unique<Select>();
+        select->out = chosen;
+        select->x = x;
+        select->width = width;
+        program_.add(std::move(select));
+        norm(chosen, chosen, width, width);
+        linear(chosen, {{vocabulary, logits_}}, width, false);
+        auto cap = std::make_unique<Softcap>();
+        cap->x = logits_;
+        cap->width = vocabulary;
+        cap->cap = 30.0f;
+        program_.add(std::move(cap));
+    }
+
+    int width, vocabulary, kv_heads, heads, head_dim, layers;
+
+    // Appends `tokens` to each sequence of `pasts`; returns the logits of every row.
+    std::vector<float> step(const Cache& cache, const std::vector<Exact<int32_t>>& tables,
+                            const std::vector<int>& pasts, const std::vector<std::vector<int32_t>>& tokens) {
+        Step s;
+        s.cache = &cache;
+        std::vector<int32_t> all;
+        for (size_t i = 0; i < tokens.size(); ++i) {
+            s.spans.push_back(
+                {static_cast<int>(all.size()), static_cast<int>(tokens[i].size()), pasts[i], tables[i].data()});
+            for (size_t j = 0; j < tokens[i].size(); ++j) s.positions.push_back(pasts[i] + static_cast<int32_t>(j));
+            all.insert(all.end(), tokens[i].begin(), tokens[i].end());
+        }
+        Exact<int32_t> ids(all.size()), selected(all.size());
+        std::copy(all.begin(), all.end(), ids.begin());
+        for (size_t i = 0; i < all.size(); ++i) selected[i] = static_cast<int32_t>(i);
+        s.rows = s.selected_rows = static_cast<int>(all.size());
+        s.tokens = ids.data();
+        s.selected = selected.data();
+        program_.run(s);
+        return {s.buffers[logits_], s.buffers[logits_] + all.size() * vocabulary};
+    }
+
+  private:
+    Program program_;
+    Random random_;
+    std::vector<Exact<uint8_t>> tables_;
+    int logits_ = 0;
+
+    Type draw() { return static_cast<Type>(random_.below(static_cast<int>(Type::count))); }
+    int buffer(int n) {
+        program_.widths.push_back(n);
+        return static_cast<int>(program_.widths.size()) - 1;
+    }
+    const PackedMatrix* weight(int matrices, int rows, int cols) {
+        Type type = draw();
+        if (cols % format(type).block) type = cols % 32 ? Type::F16 : Type::Q8_0;
+        const Exact<uint8_t> data = random_weight(random_, type, static_cast<int64_t>(matrices) * rows * cols);
+        return &program_.weights[program_.add_weight(type, matrices, rows, cols, data.data())];
+    }
+    void norm(int out, int x, int n, int group) {
+        auto op = std::make_unique<Norm>();
+        std::vector<float> scale(group);
+        for (float& w : scale) w = random_.uniform(0.5f, 1.5f);
+        program_.vectors.push_back(std::move(scale));
+        op->out = out;
+        op->x = x;
+        op->width = n;
+        op->group = group;
+        op->eps = 1e-6f;
+        op->weight = program_.vectors.back().data();
+        program_.add(std::move(op));
+    }
+    void rope(int x, int count, int pairs) {
+        auto op = std::make_unique<Rope>();
+        op->x = x;
+        op->heads = count;
+        op->head_dim = head_dim;
+        op->pairs = pairs;
+        op->rotation = 0;
+        op->interleaved = random_.below(2) != 0;
+        program_.add(std::move(op));
+    }
+    void linear(int x, const std::vector<std::pair<int, int>>& targets, int cols, bool accumulate) {
+        auto op = std::make_unique<Linear>();
+        op->x = x;
+        op->accumulate = accumulate;
+        for (const auto& [rows, out] : targets) {
+            const PackedMatrix* w = weight(1, rows, cols);
+            const float* bias = nullptr;
+            if (random_.below(2)) {
+                std::vector<float> values(rows);
+                for (float& b : values) b = random_.normal();
+                program_.vectors.push_back(std::move(values));
+                bias = program_.vectors.back().data();
+            }
+            op->targets.push_back({w, out, bias});
+        }
+        program_.add(std::move(op));
+    }
+};
+
+}  // namespace
+
+void test_threads() {
+    for (int size = 1; size <= 8; ++size)
+        for (int round = 0; round < 20; ++round) {
+            ThreadPool pool(size);  // started and stopped often, sometimes without work
+            for (int i = 0; i < round % 3; ++i) {
+                std::atomic<int> seen{0};
+                pool.run([&](Team&) { ++seen; });
+                check(seen == size, "a thread did not run");
+            }
+        }
+    for (int size : {1, 2, 3, 4, 8}) {
+        ThreadPool pool(size);
+        std::vector<int> plain(size);  // written without atomics: the barriers order it
+        int64_t total = 0;
+        const int runs = 3000 / size;
+        for (int run = 0; run < runs; ++run) {
+            const int barriers = run % 4;
+            pool.run([&](Team& team) {
+                for (int b = 0; b <= barriers; ++b) {
+                    plain[team.index] = run + b + team.index;
+                    team.barrier();
+                    if (team.index == b % team.size)
+                        for (int i = 0; i < size; ++i) total += plain[i] - run - b - i + 1;
+                    team.barrier();
+                }
+            });
+            if (run % 97 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // long enough to fall asleep
+        }
+        int64_t wanted = 0;
+        for (int run = 0; run < runs; ++run) wanted += static_cast<int64_t>(run % 4 + 1) * size;
+        check(total == wanted, "%d threads passed their barriers out of step", size);
+    }
+    for (int size : {1, 2, 3, 7})
+        for (int64_t n : {0, 1, 2, 6, 7, 8, 63, 64, 65, 1000})
+            for (int64_t grain : {1, 16, 64}) {
+                ThreadPool pool(size);
+                std::vector<std::atomic<int>> taken(n);
+                pool.run([&](Team& team) {
+                    const auto [begin, end] = team.share(n, grain);
+                    for (int64_t i = begin; i < end; ++i) ++taken[i];
+                });
+                for (const auto& count : taken)
+                    check(count == 1, "shares of %d threads do not part %d items", size, static_cast<int>(n));
+            }
+}
+
+// Three steps of three sequences; the same bits with any number of threads and with each sequence
+// on its own.
+void test_programs() {
+    for (const Kernels* kernels : available_kernels())
+        for (uint64_t seed = 1; seed <= 8; ++seed)
+            for (CacheType type : {CacheType::f16, CacheType::int8}) {
+                std::vector<float> first, alone;
+                for (int threads : {1, 3, 0}) {  // 0: one thread, one sequence at a time
+                    Model model(seed, std::max(threads, 1), *kernels);
+                    Random random(seed + 100);
+                    const Cache cache(model.layers, model.kv_heads, model.head_dim, 7, type);
+                    std::vector<Exact<int32_t>> tables;
+                    for (int i = 0; i < 3; ++i) {
+                        tables.emplace_back(2);
+                        tables[i][0] = 6 - i;
+                        tables[i][1] = i;
+                    }
+                    std::vector<int> pasts(3, 0);
+                    std::vector<float> all;
+                    for (int round = 0; round < 3; ++round) {
+                        std::vector<std::vector<int32_t>> tokens(3);
+                        for (auto& part : tokens) {
+                            part.resize(round == 0 ? random.between(1, 40) : random.between(1, 3));
+                            for (int32_t& token : part) token = random.below(model.vocabulary);
+                        }
+                        if (threads > 0) {
+                            const std::vector<float> rows = model.step(cache, tables, pasts, tokens);
+                            all.insert(all.end(), rows.begin(), rows.end());
+                        } else {
+                            for (int i = 0; i < 3; ++i) {
+                                std::vector<Exact<int32_t>> table;
+                                table.emplace_back(2);
+                                std::copy(tables[i].begin(), tables[i].end(), table[0].begin());
+                                const std::vector<float> rows = model.step(cache, table, {pasts[i]}, {tokens[i]});
+                                all.insert(all.end(), rows.begin(), rows.end());
+                            }
+                        }
+                        for (int i = 0; i < 3; ++i) pasts[i] += static_cast<int>(tokens[i].size());
+                    }
+                    for (float value : all)
+                        check(std::isfinite(value), "%s program %d: a logit is not finite", kernels->name,
+                              static_cast<int>(seed));
+                    if (first.empty())
+                        first = all;
+                    else
+                        check(first == all, "%s program %d differs with %d threads (0: alone)", kernels->name,
+                              static_cast<int>(seed), threads);
+                }
+            }
+}
+
+void test_memory() {
+    for (size_t bytes : {size_t{0}, size_t{1}, size_t{4096}, size_t{5000}, (size_t{8} << 20) + 1, size_t{20} << 20}) {
+        Memory memory(bytes), other;
+        check(memory.bytes() == bytes, "memory has another size");
+        if (bytes) {
+            check(reinterpret_cast<uintptr_t>(memory.data()) % 64 == 0, "memory is not aligned");
+            check(memory.data()[0] == 0 && memory.data()[bytes - 1] == 0, "memory is not zero");
+            memory.data()[bytes - 1] = 1;
+        }
+        other = std::move(memory);
+        Memory third(std::move(other));
+        check(third.bytes() == bytes && (!bytes || third.data()[bytes - 1] == 1), "memory does not move");
+    }
+    Arena arena;
+    std::vector<uint8_t*> parts;
+    for (int i = 0; i < 50; ++i) {
+        parts.push_back(arena.take(static_cast<size_t>(i) * 100000 + 1));
+        std::memset(parts.back(), i + 1, static_cast<size_t>(i) * 100000 + 1);
+    }
+    for (int i = 0; i < 50; ++i)
+        check(*parts[i] == i + 1 && parts[i][i * 100000] == i + 1, "parts of an arena overlap");
+}
+
+}  // namespace localllm
