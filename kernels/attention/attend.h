@@ -187,6 +187,12 @@ void attend(const Attend& a) {
             V::store(a.out[r] + i, V::mul(V::load(out[r] + i), V::set1(total[r] > 0 ? 1.0f / total[r] : 0.0f)));
 }
 
+// What is too large for fp16 becomes its largest number: infinity would make every later row of the sequence NaN.
+template <class V>
+inline void store_saturated(void* p, typename V::F x) {
+    V::store_f16(p, vclamp<V>(x, -65504.0f, 65504.0f));
+}
+
 // Writes the key and the value of one token and one KV head into slot `slot` of its page.
 template <class V, CacheType type>
 void store_token(const Cache& cache, uint8_t* head, int slot, const float* k, const float* v) {
@@ -194,11 +200,11 @@ void store_token(const Cache& cache, uint8_t* head, int slot, const float* k, co
     uint8_t* values = head + cache.value_offset;
     if constexpr (type == CacheType::f16) {
         alignas(64) uint16_t line[kMaxHeadDim];
-        for (int i = 0; i < n; i += V::lanes) V::store_f16(line + i, V::load(k + i));
+        for (int i = 0; i < n; i += V::lanes) store_saturated<V>(line + i, V::load(k + i));
         uint16_t* keys = reinterpret_cast<uint16_t*>(head);
         for (int i = 0; i < n; ++i) keys[i * kPageTokens + slot] = line[i];
         for (int i = 0; i < n; i += V::lanes)
-            V::store_f16(values + (static_cast<size_t>(slot) * n + i) * 2, V::load(v + i));
+            store_saturated<V>(values + (static_cast<size_t>(slot) * n + i) * 2, V::load(v + i));
     } else {
         alignas(64) int8_t line[kMaxHeadDim];
         float* k_scale = reinterpret_cast<float*>(head + static_cast<size_t>(n) * kPageTokens);

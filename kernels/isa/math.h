@@ -3,12 +3,17 @@
 
 namespace localllm {
 
+// NaN stays NaN: max and min give their second argument then.
+template <class V>
+inline typename V::F vclamp(typename V::F x, float low, float high) {
+    return V::min(V::set1(high), V::max(V::set1(low), x));
+}
+
 // e^x by 2^n * p(r), |r| <= ln 2 / 2; relative error below 2e-7. x is clamped to [-87, 88]: the result is never 0 and
-// stays finite.
+// stays finite, but for NaN, which stays NaN.
 template <class V>
 inline typename V::F vexp(typename V::F x) {
-    const auto lowest = V::set1(-87.0f);
-    const auto clamped = V::min(V::max(x, lowest), V::set1(88.0f));
+    const auto clamped = vclamp<V>(x, -87.0f, 88.0f);
     const auto n = V::round(V::mul(clamped, V::set1(1.44269504f)));
     auto r = V::fnma(n, V::set1(0.693359375f), clamped);
     r = V::fnma(n, V::set1(-2.12194440e-4f), r);

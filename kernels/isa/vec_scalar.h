@@ -85,7 +85,7 @@ struct Scalar {
     static F fnma(F a, F b, F c) {
         return map<F>([&](int i) { return c.v[i] - a.v[i] * b.v[i]; });
     }
-    static F max(F a, F b) {
+    static F max(F a, F b) {  // b where either is NaN; min likewise
         return map<F>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
     }
     static F min(F a, F b) {

@@ -54,7 +54,8 @@ def attention(
     q = q.reshape(-1, heads, head_dim)
     k, v = (a.reshape(-1, kv_heads, head_dim) for a in (k, v))
     if cache == "f16":
-        q, k, v = (a.astype(np.float64) for a in (q, k.astype(np.float16), v.astype(np.float16)))
+        k, v = (np.clip(a, -65504, 65504).astype(np.float16) for a in (k, v))
+        q, k, v = (a.astype(np.float64) for a in (q, k, v))
     else:
         q, k, v = (requantised(a, head_dim) for a in (q, k, v))
     out = np.empty(q.shape)

@@ -106,6 +106,31 @@ def test_large_scores(isa, cache):
     layer.check(sequences, [(0, tokens_of(1, 100))], tolerance=2e-3)
 
 
+@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+def test_what_is_not_a_number_stays_so(isa, cache, softcap):
+    """In the rows and heads that see it, and in no other."""
+    tokens = [1, 2, 3, 5, 4]
+    layer = Layer(4, 2, 32, isa=isa, cache=cache, softcap=softcap)
+    whole = layer.sequences(1).step(layer.net, [(0, tokens)])["y"].reshape(5, 4, 32)
+    for which, (rows, heads) in enumerate([(slice(3, 4), slice(1)), (slice(3, 5), slice(2))]):
+        layer = Layer(4, 2, 32, isa=isa, cache=cache, softcap=softcap)
+        layer.tables[which][5, 0] = np.nan  # the table is read in place: query or key of one head
+        found = layer.sequences(1).step(layer.net, [(0, tokens)])["y"].reshape(5, 4, 32)
+        expected = whole.copy()
+        expected[rows, heads] = np.nan
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_f16_cache_holds_the_largest_half_for_what_is_larger(isa):
+    layer = Layer(4, 2, 32, isa=isa, scale=1e-6)
+    for table in layer.tables[1:]:
+        table[3, ::2] = 1e6
+        table[5, 1::3] = -np.inf
+    found = layer.sequences(1).step(layer.net, [(0, [1, 3, 2, 5])])["y"]
+    np.testing.assert_allclose(found, layer.expected([1, 3, 2, 5], 4), rtol=1e-5)
+
+
 def test_int8_stays_near_f16(isa):
     results = []
     for cache in ("f16", "int8"):

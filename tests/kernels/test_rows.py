@@ -150,3 +150,12 @@ def test_add_and_softcap(isa):
         np.testing.assert_array_equal(found["sum"], a + b)
         expected = 5 * np.tanh(a.astype(np.float64) / 5)
         np.testing.assert_allclose(found["capped"], expected, rtol=1e-6, atol=2e-6)
+
+
+def test_softcap_at_the_ends(isa):
+    x = np.array([[np.nan, np.inf, -np.inf, 1e30, 0.0]], np.float32)
+    net = Net(isa)
+    source = net.input(x)
+    net.softcap(source, 5.0)
+    found = net.finish({"y": (source, 5)}).run([0])["y"][0]
+    np.testing.assert_array_equal(found, np.array([np.nan, 5, -5, 5, 0], np.float32))
