@@ -3,6 +3,8 @@
 // several tokens, so that keys and values are read once for all of them.
 #pragma once
 
+#include <cstring>
+
 #include "attention/cache.h"
 #include "isa/math.h"
 
@@ -109,7 +111,7 @@ void attend(const Attend& a) {
             int sum = 0;
             q_scale[r] = quantise_head<V>(a.q[r], head_dim, line, &sum) * a.scale;
             seed[r] = -128 * sum;
-            for (int i = 0; i < head_dim; i += 4) __builtin_memcpy(q8 + (i / 4 * rows + r) * 4, line + i, 4);
+            for (int i = 0; i < head_dim; i += 4) std::memcpy(q8 + (i / 4 * rows + r) * 4, line + i, 4);
         }
     }
     const float* v_scale = nullptr;

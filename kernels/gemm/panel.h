@@ -2,6 +2,8 @@
 // vector vocabulary. A weight vector is unpacked once and multiplied with every column of the tile.
 #pragma once
 
+#include <cstring>
+
 #include "gemm/activations.h"
 #include "isa/math.h"
 #include "quant/format.h"
@@ -202,7 +204,7 @@ void quantise_column(const float* x, QuantTile& tile, int c) {
             sum[i / 16] += V::reduce_add(rounded);
         }
         for (int j = 0; j < kChunk / 4; ++j)
-            __builtin_memcpy(tile.q + (static_cast<size_t>(chunk * (kChunk / 4) + j) * columns + c) * 4, q + 4 * j, 4);
+            std::memcpy(tile.q + (static_cast<size_t>(chunk * (kChunk / 4) + j) * columns + c) * 4, q + 4 * j, 4);
         const size_t cell = static_cast<size_t>(chunk) * columns + c;
         tile.scale[cell] = scale;
         tile.seed32[cell] = -(sum[0] + sum[1]);

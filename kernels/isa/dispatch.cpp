@@ -5,48 +5,13 @@
 #include <stdexcept>
 
 #include "isa/kernels.h"
-
-#ifdef LOCALLLM_X86
-#ifdef _MSC_VER
-#include <intrin.h>
-#else
-#include <cpuid.h>
-#endif
-#endif
+#include "isa/processor.h"
 
 namespace localllm {
 
 namespace {
 
 #ifdef LOCALLLM_X86
-struct Registers {
-    uint32_t a, b, c, d;
-};
-
-Registers cpuid(uint32_t leaf, uint32_t sub) {
-    Registers r{};
-#ifdef _MSC_VER
-    int out[4];
-    __cpuidex(out, static_cast<int>(leaf), static_cast<int>(sub));
-    r = {static_cast<uint32_t>(out[0]), static_cast<uint32_t>(out[1]), static_cast<uint32_t>(out[2]),
-         static_cast<uint32_t>(out[3])};
-#else
-    __get_cpuid_count(leaf, sub, &r.a, &r.b, &r.c, &r.d);
-#endif
-    return r;
-}
-
-// Register state the operating system saves (XCR0).
-uint64_t saved_state() {
-#ifdef _MSC_VER
-    return _xgetbv(0);
-#else
-    uint32_t low, high;
-    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return (static_cast<uint64_t>(high) << 32) | low;
-#endif
-}
-
 bool bit(uint32_t word, int index) {
     return (word >> index) & 1;
 }

@@ -1,6 +1,7 @@
 // Row-wise operations between the linears, on any vector vocabulary. Lengths need not be multiples of the lanes.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "isa/math.h"
@@ -47,7 +48,7 @@ void rms_norm(const float* x, const float* weight, float* out, int n, float eps)
         });
         sum += static_cast<double>(V::reduce_add(a));
     }
-    const auto scale = V::set1(static_cast<float>(1.0 / __builtin_sqrt(sum / n + static_cast<double>(eps))));
+    const auto scale = V::set1(static_cast<float>(1.0 / std::sqrt(sum / n + static_cast<double>(eps))));
     over_vectors<V>(n, [&](int i, int count) {
         const auto v = V::mul(V::mul(load_part<V>(x + i, count), scale), load_part<V>(weight + i, count));
         store_part<V>(out + i, v, count);

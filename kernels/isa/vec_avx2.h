@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace localllm {
 
@@ -95,7 +96,7 @@ struct LOCALLLM_AVX2 {
     static B bset1(uint8_t x) { return _mm256_set1_epi8(static_cast<char>(x)); }
     static B broadcast4(const void* p) {
         int32_t word;
-        __builtin_memcpy(&word, p, 4);
+        std::memcpy(&word, p, 4);
         return _mm256_set1_epi32(word);
     }
     static B band(B a, B b) { return _mm256_and_si256(a, b); }

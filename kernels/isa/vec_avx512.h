@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace localllm {
 
@@ -72,7 +73,7 @@ struct Avx512 {
     static B bset1(uint8_t x) { return _mm512_set1_epi8(static_cast<char>(x)); }
     static B broadcast4(const void* p) {
         int32_t word;
-        __builtin_memcpy(&word, p, 4);
+        std::memcpy(&word, p, 4);
         return _mm512_set1_epi32(word);
     }
     static B band(B a, B b) { return _mm512_and_si512(a, b); }

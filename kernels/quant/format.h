@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace localllm {
 
@@ -169,7 +170,7 @@ uint16_t float_to_half(float value);
 inline float bfloat_to_float(uint16_t bits) {
     const uint32_t wide = static_cast<uint32_t>(bits) << 16;
     float value;
-    __builtin_memcpy(&value, &wide, 4);
+    std::memcpy(&value, &wide, 4);
     return value;
 }
 

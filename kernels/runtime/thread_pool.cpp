@@ -1,22 +1,12 @@
 #include "runtime/thread_pool.h"
 
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#endif
+#include "isa/processor.h"
 
 namespace localllm {
 
 namespace {
 
 constexpr int kSpins = 4000;  // about 50 microseconds, longer than the gap between two operations
-
-void pause() {
-#if defined(__x86_64__) || defined(_M_X64)
-    _mm_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
 
 void wait_while(std::atomic<uint32_t>& value, uint32_t old) {
     for (int i = 0; i < kSpins; ++i) {
