@@ -33,19 +33,22 @@ class Batch:
     @classmethod
     def of(cls, chunks: list[Chunk], every_row: bool = False) -> Batch:
         """The batch of some chunks; logits of the rows that draw, or of every row."""
-        lengths = np.array([chunk.count for chunk in chunks], np.int32)
+        texts = [np.array(chunk.tokens, np.int32) for chunk in chunks]
+        tokens = np.concatenate(texts)
+        lengths = np.array([len(text) for text in texts], np.int32)
         past = np.array([chunk.past for chunk in chunks], np.int32)
-        tokens = np.concatenate(
-            [
-                np.array(chunk.sequence.tokens[chunk.past : chunk.past + chunk.count], np.int32)
-                for chunk in chunks
-            ]
-        )
         pages = [chunk.sequence.table.pages for chunk in chunks]
         tables = np.zeros((len(chunks), max(map(len, pages))), np.int32)
         for row, table in zip(tables, pages, strict=True):
             row[: len(table)] = table
-        last = np.cumsum(lengths, dtype=np.int32) - 1
-        draws = np.array([chunk.draws for chunk in chunks])
-        rows = np.arange(len(tokens), dtype=np.int32) if every_row else last[draws]
+        if every_row:
+            rows = np.arange(len(tokens), dtype=np.int32)
+        else:
+            ends = np.cumsum(lengths)
+            drawing = [
+                np.arange(end - 1 - len(chunk.drafts), end, dtype=np.int32)
+                for chunk, end in zip(chunks, ends, strict=True)
+                if chunk.draws
+            ]
+            rows = np.concatenate([np.zeros(0, np.int32), *drawing])
         return cls(tokens, lengths, past, tables, rows)

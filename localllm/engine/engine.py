@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm.decoding import GenerationParams, Sampler, TextStream
+from localllm.decoding.drafting import Drafter, Speculation
 from localllm.engine import memory
 from localllm.engine.batch import Batch
 from localllm.engine.machine import available_memory, default_threads, kernels
@@ -40,6 +41,7 @@ class Engine:
         context: most tokens of a prompt and its answer together.
         budget: most tokens in a step.
         kv_cache: False recomputes everything for every token, to see what the cache is worth.
+        drafter: makes what guesses an answer's next tokens; None guesses nothing.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Engine:
         context: int,
         budget: int = STEP_TOKENS,
         kv_cache: bool = True,
+        drafter: Callable[[], Drafter] | None = None,
     ) -> None:
         if context > runner.pages * runner.page_size:
             raise ValueError(f"{runner.pages} pages do not hold {context} tokens")
@@ -61,6 +64,7 @@ class Engine:
         self.config = config
         self.context = context
         self.kv_cache = kv_cache
+        self.drafter = drafter
         self.last_stats = Stats()
         self.notes: list[str] = []  # what the user should know of how the model was loaded
         self._scheduler = self._fresh_scheduler(budget)
@@ -139,7 +143,11 @@ class Engine:
         at_start = self.tokenizer.is_control(tokens[-1])
         detokenizer = StreamingDetokenizer(self.tokenizer, at_start=at_start)
         stream = TextStream(detokenizer, params.stop)
-        return self._tokens(Sequence(tokens, sampler, stream))
+        longest = self.context
+        if params.max_tokens is not None:
+            longest = min(longest, len(tokens) + params.max_tokens)
+        speculation = Speculation(self.drafter()) if self.drafter and self.kv_cache else None
+        return self._tokens(Sequence(tokens, sampler, stream, longest, speculation))
 
     def logits(self, tokens: Ids[int], rows: int = 128) -> Iterator[Logits]:
         """Logits after every token of a text, float32[<= rows, vocab] at a time, nothing drawn.
@@ -151,7 +159,7 @@ class Engine:
         self._require_fitting(tokens, answer=0)
         sampler = Sampler(GenerationParams(), self.tokenizer.vocab_size)
         stream = TextStream(StreamingDetokenizer(self.tokenizer))
-        sequence = Sequence(tokens, sampler, stream)
+        sequence = Sequence(tokens, sampler, stream, self.context)
         pool = self._scheduler.pool
         try:
             for start in range(0, len(tokens), rows):
@@ -176,18 +184,12 @@ class Engine:
                 )
             for source, target in plan.copies:
                 self.runner.copy_page(source, target)
-            logits = self._compute(Batch.of(plan.chunks))
-            drawing = [chunk.sequence for chunk in plan.chunks if chunk.draws]
+            rows = iter(self._compute(Batch.of(plan.chunks)))
             decoding = [chunk.sequence.stats.generated_tokens > 0 for chunk in plan.chunks]
             self._scheduler.complete(plan)
-            for sequence, row in zip(drawing, logits, strict=True):
-                self._draw(sequence, row)
-            elapsed = time.perf_counter() - started
-            for chunk, decodes in zip(plan.chunks, decoding, strict=True):
-                if decodes:
-                    chunk.sequence.stats.decode_seconds += elapsed
-                else:
-                    chunk.sequence.stats.prefill_seconds += elapsed
+            for chunk in [chunk for chunk in plan.chunks if chunk.draws]:
+                self._draw(chunk, [next(rows) for _ in range(1 + len(chunk.drafts))])
+            self._note_time(plan.chunks, decoding, time.perf_counter() - started)
         except BaseException as error:
             self._abandon(error)
             raise
@@ -212,14 +214,25 @@ class Engine:
         self.file.require_unchanged()  # embeddings are read from the mapped file
         return self.runner.step(batch)
 
-    def _draw(self, sequence: Sequence, logits: Logits) -> None:
-        """Draw a sequence's next token, and end it where it ends."""
+    def _draw(self, chunk: Chunk, rows: list[Logits]) -> None:
+        """Draw the token after a chunk, and further ones while its drafts are what is drawn."""
+        for row, draft in zip(rows, [*chunk.drafts, None], strict=True):
+            try:
+                token = chunk.sequence.sampler.sample(row)
+            except LocalLLMError as error:  # this sequence's own; the others go on
+                self._end(chunk.sequence, error)
+                return
+            goes_on = self._append(chunk.sequence, token)
+            if token != draft:
+                return
+            chunk.accepted += 1
+            if not goes_on:
+                return
+            chunk.sequence.computed += 1
+
+    def _append(self, sequence: Sequence, token: int) -> bool:
+        """Add a drawn token to a text, and end it where it ends; False where it has."""
         stats, params, stream = sequence.stats, sequence.sampler.params, sequence.stream
-        try:
-            token = sequence.sampler.sample(logits)
-        except LocalLLMError as error:  # this sequence's own; the others go on
-            self._end(sequence, error)
-            return
         sequence.sampler.accept(token)
         sequence.tokens.append(token)
         stats.generated_tokens += 1
@@ -241,6 +254,21 @@ class Engine:
         sequence.outbox.append(Token(token, text, reason, full))
         if reason is not None:
             self._end(sequence)
+        return reason is None
+
+    def _note_time(self, chunks: list[Chunk], decoding: list[bool], elapsed: float) -> None:
+        """Add a step's seconds to the statistics of its sequences."""
+        only_decoding = all(chunk.count == 1 for chunk in chunks)
+        for chunk, decodes in zip(chunks, decoding, strict=True):
+            stats, speculation = chunk.sequence.stats, chunk.sequence.speculation
+            if decodes:
+                stats.decode_seconds += elapsed
+            else:
+                stats.prefill_seconds += elapsed
+            stats.drafted_tokens += len(chunk.drafts)
+            stats.accepted_tokens += chunk.accepted
+            if speculation is not None and decodes and only_decoding:
+                speculation.took(elapsed, len(chunk.drafts), chunk.accepted)
 
     def _end(self, sequence: Sequence, error: BaseException | None = None) -> None:
         sequence.error = error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from localllm.decoding.drafting import MOST_DRAFTS
 from localllm.engine.pages import PagePool
 from localllm.engine.sequence import Sequence
 
@@ -16,16 +17,27 @@ STEP_TOKENS = 512
 
 @dataclass
 class Chunk:
-    """The next ``count`` tokens of a sequence after ``past`` computed ones."""
+    """The next ``count`` tokens of a sequence after ``past`` computed ones, then drafted ones.
+
+    Attributes:
+        accepted: how many of the drafted tokens were drawn, once the step is computed.
+    """
 
     sequence: Sequence
     past: int
     count: int
+    drafts: list[int] = field(default_factory=list)
+    accepted: int = 0
 
     @property
     def draws(self) -> bool:
         """Whether the sequence's next token is drawn after this chunk."""
         return self.past + self.count == len(self.sequence.tokens)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens to compute."""
+        return self.sequence.tokens[self.past : self.past + self.count] + self.drafts
 
 
 @dataclass
@@ -105,13 +117,27 @@ class Scheduler:
     def _reserve(self, plan: Plan, sequence: Sequence) -> bool:
         """Plan the next tokens of a sequence if there are pages for them."""
         count = min(plan.budget, sequence.missing)
-        start, stop = sequence.computed, sequence.computed + count
+        chunk = Chunk(sequence, sequence.computed, count)
+        if sequence.missing == 1:
+            chunk.drafts = self._drafts(sequence, plan.budget - 1)
+        start, stop = chunk.past, chunk.past + len(chunk.tokens)
         if self.pool.needed(sequence.table, start, stop) > self.pool.available:
             return False
         plan.copies += self.pool.writable(sequence.table, start, stop)
-        plan.chunks.append(Chunk(sequence, start, count))
-        plan.budget -= count
+        plan.chunks.append(chunk)
+        plan.budget -= stop - start
         return True
+
+    def _drafts(self, sequence: Sequence, budget: int) -> list[int]:
+        """Tokens to try after the next one, if there is room and there are pages for them."""
+        if sequence.speculation is None:
+            return []
+        rows = (MOST_DRAFTS + 1) // len(self.running)
+        end = len(sequence.tokens)
+        most = min(rows - 1, budget, sequence.longest - end - 1)
+        drafts = sequence.speculation.propose(sequence.tokens, most)
+        needed = self.pool.needed(sequence.table, sequence.computed, end + len(drafts))
+        return drafts if needed <= self.pool.available else []
 
     def _admit(self) -> bool:
         """Let the oldest waiting sequence run if there are pages for all its tokens.

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from localllm.decoding import Sampler, TextStream
+from localllm.decoding.drafting import Speculation
 from localllm.engine.pages import Table
 
 
@@ -33,6 +34,8 @@ class Stats:
     generated_tokens: int = 0
     prefill_seconds: float = 0.0  # until the first token
     decode_seconds: float = 0.0  # from the first token to the last
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0  # of the drafted ones
     finish_reason: str | None = None
     context_full: bool = False
 
@@ -56,12 +59,23 @@ class Sequence:
         prompt: token ids, at least one.
         sampler: draws this sequence's tokens, and knows what was asked for.
         stream: turns them into text.
+        longest: tokens of prompt and answer at most.
+        speculation: drafts tokens for it, if anything does.
     """
 
-    def __init__(self, prompt: list[int], sampler: Sampler, stream: TextStream) -> None:
+    def __init__(
+        self,
+        prompt: list[int],
+        sampler: Sampler,
+        stream: TextStream,
+        longest: int,
+        speculation: Speculation | None = None,
+    ) -> None:
         self.tokens = list(prompt)
         self.sampler = sampler
         self.stream = stream
+        self.longest = longest
+        self.speculation = speculation
         self.computed = 0  # leading tokens whose keys and values lie in the pages
         self.table = Table()
         self.outbox: deque[Token] = deque()

@@ -85,7 +85,7 @@ class FakeConfig:
     context_length = 1024
 
 
-def fake_engine(context=256, *, pages=None, page_size=4, budget=512, kv_cache=True):
+def fake_engine(context=256, *, pages=None, page_size=4, budget=512, kv_cache=True, drafter=None):
     runner = FakeRunner(pages or -(-context // page_size), page_size)
     return Engine(
         runner,
@@ -95,6 +95,7 @@ def fake_engine(context=256, *, pages=None, page_size=4, budget=512, kv_cache=Tr
         context=context,
         budget=budget,
         kv_cache=kv_cache,
+        drafter=drafter,
     )
 
 

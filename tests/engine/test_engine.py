@@ -183,7 +183,7 @@ def test_forks_diverge_copy_on_write():
 
     def sequence(tokens, params):
         stream = TextStream(StreamingDetokenizer(engine.tokenizer))
-        return Sequence(tokens, Sampler(params, 64, tokens), stream)
+        return Sequence(tokens, Sampler(params, 64, tokens), stream, 128)
 
     parent = sequence(PROMPT[:10], greedy(30))
     scheduler.add(parent)

@@ -1,0 +1,93 @@
+"""Guessing the next tokens cheaply, so that one step of the model can check several of them.
+
+Losslessly, for every way of sampling: the sampler draws each token from the model's own logits as
+it would without drafts, and a drafted token only saves a step where the draw agrees with it. The
+rule, and prompt lookup: Saxena, "Prompt Lookup Decoding" (2023); Yang et al., "Inference with
+Reference" (2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+LONGEST = 3  # tokens of the text's end that are looked for earlier in it
+MOST_DRAFTS = 15  # in a step: with the token before them 16 rows, for which weights are read once
+FIRST_DRAFTS = 4
+FIRST_REST, LONGEST_REST = 16, 512  # steps without drafts after they did not pay
+MOST_SAVED = 2  # steps
+
+
+class Drafter(Protocol):
+    """Guesses how a text goes on."""
+
+    def propose(self, tokens: Sequence[int], count: int) -> list[int]:
+        """At most ``count`` tokens that may follow ``tokens``; a text only grows between calls."""
+
+
+class PromptLookup:
+    """What came after the latest earlier place of the text's last three, two or one tokens.
+
+    It pays where an answer repeats its prompt: edits, summaries, quotes, code.
+    """
+
+    def __init__(self) -> None:
+        self._after: dict[tuple[int, ...], int] = {}  # n-gram -> the place after its latest one
+        self._known = 0  # n-grams that end before this place are in the table
+
+    def propose(self, tokens: Sequence[int], count: int) -> list[int]:
+        """See ``Drafter.propose``."""
+        for end in range(self._known, len(tokens)):  # not yet those that end the text itself
+            for size in range(1, min(LONGEST, end) + 1):
+                self._after[tuple(tokens[end - size : end])] = end
+        self._known = max(self._known, len(tokens))
+        for size in range(min(LONGEST, len(tokens)), 0, -1):
+            start = self._after.get(tuple(tokens[len(tokens) - size :]))
+            if start is not None:
+                # A period that runs into the text's end goes round.
+                period = len(tokens) - start
+                return [tokens[start + i % period] for i in range(count)]
+        return []
+
+
+class Speculation:
+    """Drafts for one text: more while they are right, none while that is the quicker way.
+
+    It keeps account of the seconds that drafts saved. When they have cost as much as a step they
+    rest for some tokens, twice as many each time, so that they can never cost much.
+
+    Args:
+        drafter: guesses the tokens.
+    """
+
+    def __init__(self, drafter: Drafter) -> None:
+        self.drafter = drafter
+        self._count = FIRST_DRAFTS
+        self._step = 0.0  # seconds of a step without drafts; 0: not known yet
+        self._saved = 0.0  # seconds, since the last rest
+        self._resting = 0  # steps to go without drafts
+        self._rest = FIRST_REST
+
+    def propose(self, tokens: Sequence[int], most: int) -> list[int]:
+        """Tokens to try in the next step, at most so many."""
+        if most <= 0 or self._resting or not self._step:
+            return []
+        return self.drafter.propose(tokens, min(self._count, most))
+
+    def took(self, seconds: float, drafted: int, accepted: int) -> None:
+        """Note a step that drafted so many tokens, of which so many were right."""
+        if not drafted:
+            self._step += (seconds - self._step) * (0.25 if self._step else 1.0)
+            self._resting = max(0, self._resting - 1)
+            return
+        # Savings long ago are no reason to go on, so only so much of them counts.
+        saved = self._saved + (accepted + 1) * self._step - seconds
+        self._saved = min(saved, MOST_SAVED * self._step)
+        if accepted == drafted:
+            self._count = min(2 * drafted, MOST_DRAFTS)
+            self._rest = FIRST_REST
+        elif accepted < drafted / 2:
+            self._count = max(drafted // 2, 1)
+        if self._saved < -self._step:
+            self._resting, self._saved, self._count = self._rest, 0.0, FIRST_DRAFTS
+            self._rest = min(2 * self._rest, LONGEST_REST)
