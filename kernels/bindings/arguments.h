@@ -35,13 +35,21 @@ inline Type type_named(const std::string& name) {
     throw nb::value_error(("unknown weight type: " + name).c_str());
 }
 
-// Bytes of a row-major weight; throws when the columns do not fill whole blocks or the data has another size.
-inline void check_weight(Type type, int64_t matrices, int64_t rows, int64_t cols, size_t bytes) {
-    const Format& f = format(type);
+// Throws when a weight's size is impossible or its columns do not fill whole blocks.
+inline void check_shape(Type type, int64_t matrices, int64_t rows, int64_t cols) {
     constexpr int64_t most = int64_t{1} << 31;
     require(matrices > 0 && rows > 0 && cols > 0 && matrices < most && rows < most && cols < most,
             "weight: empty or too large");
-    require(cols % f.block == 0, std::string(f.name) + " weight: columns are not a multiple of the block size");
+    require(static_cast<double>(matrices) * static_cast<double>(rows) * static_cast<double>(cols) < 1e15,
+            "weight: empty or too large");
+    require(cols % format(type).block == 0,
+            std::string(format(type).name) + " weight: columns are not a multiple of the block size");
+}
+
+// Throws when a weight of row-major GGUF blocks has an impossible shape or the data has another size.
+inline void check_weight(Type type, int64_t matrices, int64_t rows, int64_t cols, size_t bytes) {
+    const Format& f = format(type);
+    check_shape(type, matrices, rows, cols);
     require(bytes / rows / matrices == static_cast<size_t>(cols / f.block * f.bytes) && bytes % (rows * matrices) == 0,
             std::string(f.name) + " weight: the data does not have the size of its shape");
 }

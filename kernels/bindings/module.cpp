@@ -50,6 +50,15 @@ NB_MODULE(_native, m) {
         for (const Kernels* k : available_kernels()) names.emplace_back(k->name);
         return names;
     });
+    m.attr("packed_layout") = kPackedLayout;
+    m.def(
+        "packed_size",
+        [](const std::string& type, int64_t matrices, int64_t rows, int64_t cols) {
+            const Type t = type_named(type);
+            check_shape(t, matrices, rows, cols);
+            return PackedMatrix(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols)).bytes();
+        },
+        nb::arg("type"), nb::arg("matrices"), nb::arg("rows"), nb::arg("cols"));
     m.def("scan_strings", &scan_strings, nb::arg("buffer").noconvert(), nb::arg("offset"), nb::arg("count"));
     m.def(
         "dequantize",

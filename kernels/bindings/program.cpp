@@ -5,8 +5,14 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <mutex>
+
+#ifndef _WIN32
+#include <unistd.h>
+#endif
 
 #include "bindings/arguments.h"
 #include "runtime/operations.h"
@@ -14,6 +20,23 @@
 namespace localllm {
 
 namespace {
+
+// Writes all of a part at a place in an open file; 0, or what errno says went wrong.
+int write_at(int file, const uint8_t* part, size_t bytes, int64_t offset) {
+#ifdef _WIN32
+    return ENOSYS;
+#else
+    while (bytes > 0) {
+        const auto written = pwrite(file, part, bytes, offset);
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) return written < 0 ? errno : ENOSPC;
+        part += written;
+        bytes -= static_cast<size_t>(written);
+        offset += written;
+    }
+    return 0;
+#endif
+}
 
 class Builder {
   public:
@@ -29,6 +52,41 @@ class Builder {
         const std::lock_guard<std::mutex> lock(running_);
         return program.add_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols),
                                   data.data());
+    }
+    void pack_weight(const std::string& type, int64_t matrices, int64_t rows, int64_t cols, Bytes data, int file,
+                     int64_t offset) {
+        const Type t = type_named(type);
+        check_weight(t, matrices, rows, cols, data.size());
+        std::atomic<int> error{0};
+        {
+            nb::gil_scoped_release release;
+            const std::lock_guard<std::mutex> lock(running_);
+            program.pack_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols),
+                                data.data(), [&](const uint8_t* part, size_t bytes, size_t at) {
+                                    const int failed = write_at(file, part, bytes, offset + static_cast<int64_t>(at));
+                                    if (failed) error = failed;
+                                    return failed == 0;
+                                });
+        }
+        if (error) {
+            errno = error;
+            PyErr_SetFromErrno(PyExc_OSError);
+            throw nb::python_error();
+        }
+    }
+    int packed_weight(const std::string& type, int64_t matrices, int64_t rows, int64_t cols, Bytes packed) {
+        const Type t = type_named(type);
+        const int m = static_cast<int>(matrices), r = static_cast<int>(rows), c = static_cast<int>(cols);
+        check_shape(t, matrices, rows, cols);
+        check_packed(t, m, r, c, packed.data(), packed.size());
+        kept.push_back(nb::cast(packed));
+        return program.add_packed(t, m, r, c, packed.data());
+    }
+    uint64_t weight_sum(int id) {
+        matrix(id, "weight_sum");
+        nb::gil_scoped_release release;
+        const std::lock_guard<std::mutex> lock(running_);
+        return program.weight_sum(id);
     }
     int table(const std::string& type, int64_t rows, int64_t cols, Bytes data) {
         const Type t = type_named(type);
@@ -253,6 +311,10 @@ class Builder {
             if (isa == k->name) return *k;
         throw nb::value_error(("the instruction set is not available here: " + isa).c_str());
     }
+    static void check_packed(Type type, int matrices, int rows, int cols, const uint8_t* data, size_t bytes) {
+        require(bytes == PackedMatrix(type, matrices, rows, cols).bytes(), "weight: another size than packed");
+        require(reinterpret_cast<uintptr_t>(data) % 64 == 0, "weight: the packed form is not aligned to 64 bytes");
+    }
     int buffer_id(int id) const {
         require(id >= 0 && id < static_cast<int>(program.widths.size()), "no such buffer");
         return id;
@@ -283,6 +345,11 @@ void bind_program(nb::module_& m) {
         .def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa") = "")
         .def("weight", &Builder::weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"), nb::arg("cols"),
              nb::arg("data").noconvert())
+        .def("pack_weight", &Builder::pack_weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"),
+             nb::arg("cols"), nb::arg("data").noconvert(), nb::arg("file"), nb::arg("offset"))
+        .def("packed_weight", &Builder::packed_weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"),
+             nb::arg("cols"), nb::arg("packed").noconvert())
+        .def("weight_sum", &Builder::weight_sum, nb::arg("id"))
         .def("table", &Builder::table, nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("data").noconvert())
         .def("vector", &Builder::vector, nb::arg("data").noconvert())
         .def("buffer", &Builder::buffer, nb::arg("width"))

@@ -133,6 +133,9 @@ struct PanelLayout {
     constexpr size_t bytes(int cols) const { return (cols + unit_cols - 1) / unit_cols * unit_bytes; }
 };
 
+// Changes whenever the bytes of a packed weight do, so that packed files of before are not taken for new ones.
+constexpr int kPackedLayout = 1;
+
 // A linear weight packed for the kernels: `matrices` (experts; 1 for a plain weight) times `panels` panels.
 struct PackedMatrix {
     Type type;
@@ -162,8 +165,8 @@ void dequantize(Type type, const uint8_t* data, size_t n, float* out);
 // Takes one GGUF block apart.
 void take_apart(Type type, const uint8_t* data, Block& out);
 
-// Packs panel `index` of the given matrix from GGUF rows (row-major, `rows` x `cols`) into memory that is zero.
-void pack_panel(const uint8_t* source, const PackedMatrix& matrix, int which, int index);
+// Packs panel `index` of the given matrix from GGUF rows (row-major, `rows` x `cols`) into zeroed memory at `out`.
+void pack_panel(const uint8_t* source, const PackedMatrix& matrix, int which, int index, uint8_t* out);
 
 float half_to_float(uint16_t bits);
 uint16_t float_to_half(float value);

@@ -49,10 +49,9 @@ void pack_float(const uint8_t* source, const PackedMatrix& m, int first, int val
 
 }  // namespace
 
-void pack_panel(const uint8_t* source, const PackedMatrix& m, int which, int index) {
+void pack_panel(const uint8_t* source, const PackedMatrix& m, int which, int index, uint8_t* panel) {
     const Format& f = format(m.type);
     const PanelLayout at(m.type);
-    uint8_t* panel = m.data + (static_cast<size_t>(which) * m.panels + index) * m.panel_bytes;
     const int first = index * kPanelRows, valid = std::min(kPanelRows, m.rows - first);
     const size_t row_bytes = static_cast<size_t>(m.cols) / f.block * f.bytes;
     source += static_cast<size_t>(which) * m.rows * row_bytes;

@@ -1,6 +1,7 @@
 #include "runtime/program.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "runtime/operations.h"
 
@@ -13,10 +14,55 @@ int Program::add_weight(Type type, int matrices, int rows, int cols, const uint8
     std::atomic<int> next{0};
     pool.run([&](Team&) {
         for (int i = next.fetch_add(1); i < total; i = next.fetch_add(1))
-            pack_panel(data, packed, i / panels, i % panels);
+            pack_panel(data, packed, i / panels, i % panels, packed.data + i * packed.panel_bytes);
     });
     weights.push_back(packed);
     return static_cast<int>(weights.size()) - 1;
+}
+
+int Program::add_packed(Type type, int matrices, int rows, int cols, const uint8_t* packed) {
+    PackedMatrix matrix(type, matrices, rows, cols);
+    matrix.data = const_cast<uint8_t*>(packed);  // only ever read
+    weights.push_back(matrix);
+    return static_cast<int>(weights.size()) - 1;
+}
+
+bool Program::pack_weight(Type type, int matrices, int rows, int cols, const uint8_t* data, const Write& write) {
+    const PackedMatrix packed(type, matrices, rows, cols);
+    constexpr size_t part = size_t{256} << 10;  // stays in the cache between packing and writing
+    const int panels = packed.panels, total = panels * matrices;
+    const int run = static_cast<int>(std::max<size_t>(1, part / packed.panel_bytes));
+    std::atomic<int> next{0};
+    std::atomic<bool> good{true};
+    pool.run([&](Team&) {
+        std::vector<uint8_t> buffer(run * packed.panel_bytes);
+        for (int from = next.fetch_add(run); from < total && good; from = next.fetch_add(run)) {
+            const int count = std::min(run, total - from);
+            std::fill(buffer.begin(), buffer.end(), uint8_t{0});
+            for (int i = 0; i < count; ++i)
+                pack_panel(data, packed, (from + i) / panels, (from + i) % panels,
+                           buffer.data() + i * packed.panel_bytes);
+            if (!write(buffer.data(), count * packed.panel_bytes, from * packed.panel_bytes)) good = false;
+        }
+    });
+    return good;
+}
+
+uint64_t Program::weight_sum(int id) {
+    const PackedMatrix& matrix = weights[id];
+    std::atomic<uint64_t> total{0};
+    pool.run([&](Team& team) {
+        const auto [begin, end] = team.share(static_cast<int64_t>(matrix.panels) * matrix.matrices);
+        const uint8_t* at = matrix.data + begin * matrix.panel_bytes;
+        uint64_t sum = 0;
+        for (size_t words = (end - begin) * matrix.panel_bytes / 8; words > 0; --words, at += 8) {
+            uint64_t word;
+            std::memcpy(&word, at, 8);
+            sum += word;
+        }
+        total += sum;
+    });
+    return total;
 }
 
 void Program::add(std::unique_ptr<Operation> operation) {

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -74,8 +75,15 @@ class Program {
     std::vector<RotationSpec> rotations;
     std::vector<std::pair<std::string, int>> outputs;  // name, buffer
 
-    // Packs a weight on all threads; returns its id.
+    // Packs a weight of GGUF rows on all threads; returns its id.
     int add_weight(Type type, int matrices, int rows, int cols, const uint8_t* data);
+    // Adds a weight that was packed before; its memory stays the caller's.
+    int add_packed(Type type, int matrices, int rows, int cols, const uint8_t* packed);
+    // Packs a weight on all threads without keeping it: each part goes to `write` with its offset. False once that is.
+    using Write = std::function<bool(const uint8_t* part, size_t bytes, size_t offset)>;
+    bool pack_weight(Type type, int matrices, int rows, int cols, const uint8_t* data, const Write& write);
+    // The sum of a packed weight's 64-bit words: tells whether it still is what was packed once.
+    uint64_t weight_sum(int id);
     // Adds an operation; `on_selected` is set once a Select has been added.
     void add(std::unique_ptr<Operation> operation);
     void run(Step& step);

@@ -30,7 +30,9 @@ void check_linear(const Kernels& kernels, Random& random, Type type, int rows, i
     Exact<uint8_t> memory(packed.bytes());
     packed.data = memory.data();
     for (int m = 0; m < matrices; ++m)
-        for (int panel = 0; panel < packed.panels; ++panel) pack_panel(data.data(), packed, m, panel);
+        for (int panel = 0; panel < packed.panels; ++panel)
+            pack_panel(data.data(), packed, m, panel,
+                       packed.data + (static_cast<size_t>(m) * packed.panels + panel) * packed.panel_bytes);
 
     const Exact<float> x = normals(random, static_cast<size_t>(count) * cols);
     std::vector<Tile> tiles;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from localllm.errors import ContextFullError, LocalLLMError, UsageError
 from localllm.gguf import GGUFFile
 from localllm.models.config import ModelConfig
 from localllm.models.registry import load_definition
+from localllm.ops.packed import PackedCache
 from localllm.tokenize import StreamingDetokenizer, Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ class Engine:
         kv_type: str = "f16",
         device: str = "cpu",
         kv_cache: bool = True,
+        packed: PackedCache | None = None,
     ) -> Engine:
         """Load a model file.
 
@@ -90,6 +93,7 @@ class Engine:
             kv_type: "f16" or "int8".
             device: "cpu", or a device of torch.
             kv_cache: see the class.
+            packed: where packed weights are kept for the next start; None: nowhere.
 
         Raises:
             ModelFileError: the file cannot be run.
@@ -117,6 +121,7 @@ class Engine:
                 page_size=PAGE_SIZE,
                 kv_type=kv_type,
                 threads=threads or default_threads(),
+                load=packed and partial(packed.load, [shard.path for shard in file.shards]),
             )
         else:
             runner = _eager_runner(model, pages, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from localllm.engine.batch import Batch
 from localllm.models.blocks import Model
+from localllm.ops.spec import Weight
 
 Logits = npt.NDArray[np.float32]
 
@@ -35,10 +37,18 @@ class NativeRunner:
         page_size: tokens in a page.
         kv_type: "f16" or "int8".
         threads: worker threads, this one included.
+        load: gives the core its weights (see `ops.native.lower`); None: packs them into memory.
     """
 
     def __init__(
-        self, model: Model, *, pages: int, page_size: int, kv_type: str, threads: int
+        self,
+        model: Model,
+        *,
+        pages: int,
+        page_size: int,
+        kv_type: str,
+        threads: int,
+        load: Callable[[Any, list[Weight]], list[int]] | None = None,
     ) -> None:
         from localllm import _native
         from localllm.ops.native import lower
@@ -47,7 +57,7 @@ class NativeRunner:
         config = model.config
         self.pages = pages
         self.page_size = page_size
-        self._program: Any = lower(trace(model, outputs=("logits",)), threads)
+        self._program: Any = lower(trace(model, outputs=("logits",)), threads, load=load)
         self._cache: Any = _native.Cache(
             config.layers, config.kv_heads, config.head_dim, pages, page_size, kv_type
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import singledispatchmethod
 from typing import Any
 
 import numpy as np
 
+from localllm.ops.packed import pack
 from localllm.ops.program import (
     Add,
     Attend,
@@ -28,22 +29,40 @@ from localllm.ops.spec import Float32, Rope, Weight
 _NONE = -1
 
 
-def lower(program: Program, threads: int, core: Callable[[int], Any] | None = None) -> Any:
+def lower(
+    program: Program,
+    threads: int,
+    core: Callable[[int], Any] | None = None,
+    load: Callable[[Any, list[Weight]], list[int]] | None = None,
+) -> Any:
     """The `_native.Program` of an allocated program (`tracer.trace`), weights packed.
 
     Args:
         program: what to run; its operations that work in place must do so.
         threads: of the core's pool.
         core: makes the program that is filled; default: `localllm._native.Program`.
+        load: gives a core its linear weights, and their numbers; default: packs them into memory.
     """
     if core is None:
         from localllm import _native
 
         core = _native.Program
     lowering = _Lowering(core(threads), program.widths)
+    weights = list({weight.name: weight for weight in _linear_weights(program)}.values())
+    numbers = load(lowering.core, weights) if load else [pack(lowering.core, w) for w in weights]
+    lowering.weights = dict(zip((weight.name for weight in weights), numbers, strict=True))
     for instruction in program.instructions:
         lowering.add(instruction)
     return lowering.core
+
+
+def _linear_weights(program: Program) -> Iterator[Weight]:
+    """The weights that are multiplied by, in the order of their use; a shared one comes again."""
+    for one in program.instructions:
+        if isinstance(one, Linear):
+            yield from one.weights
+        elif isinstance(one, Moe):
+            yield from (one.experts.router, one.experts.gate, one.experts.up, one.experts.down)
 
 
 class _Lowering:
@@ -53,6 +72,7 @@ class _Lowering:
         self.core = core
         self.widths = widths
         self.buffers = [core.buffer(width) for width in widths]
+        self.weights: dict[str, int] = {}
         self.numbers: dict[tuple[str, str | Rope], int] = {}
 
     @singledispatchmethod
@@ -151,16 +171,8 @@ class _Lowering:
         return self.numbers[kind, key]
 
     def _weight(self, weight: Weight) -> int:
-        """A linear weight, or stacked ones; a row range is packed on its own."""
-        rows, cols = weight.shape[-2:]
-        matrices = weight.shape[0] if len(weight.shape) == 3 else 1
-
-        def pack() -> int:
-            number: int = self.core.weight(weight.type.name, matrices, rows, cols, weight.data)
-            weight.info.release()  # the packed copy is read from now on
-            return number
-
-        return self._once("weight", weight.name, pack)
+        """A linear weight, or stacked ones; a row range is one of its own."""
+        return self.weights[weight.name]
 
     def _table(self, table: Weight) -> int:
         """An embedding, read in place: from the mapped file, where it comes from one."""

@@ -1,0 +1,215 @@
+"""Packed weights kept on disk: the next start maps them instead of packing them again.
+
+A file holds the weights of one model as the kernels read them, large ones from a multiple of 2 MiB
+on (so that the system can map them in huge pages), then a JSON list of their shapes and their
+checksums, then the list's length and a magic word. It is written under another name and renamed
+when it is complete. Its name is a hash of the model file's size and time, of samples of its data,
+and of the layout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import shutil
+import struct
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from localllm.ops.spec import Weight
+
+SUFFIX = ".packed"
+UNFINISHED = ".part"
+MAGIC = b"LLMPACK1"
+TAIL = struct.Struct("<Q8s")  # length of the list, magic word
+LARGE = 2 << 20
+SMALL = 4096
+SMALLEST = 32 << 20  # bytes of weights that are worth a file
+SPARE = 2 << 30  # bytes of the disk that are left free
+ABANDONED = 3600  # seconds after which an unfinished file is taken for a leftover
+
+
+@dataclass(frozen=True)
+class PackedCache:
+    """Where packed weights are kept.
+
+    Args:
+        folder: made when it is needed.
+        limit: bytes that all files together may take; those used longest ago give way.
+    """
+
+    folder: Path
+    limit: int
+
+    def load(self, sources: Sequence[Path], core: Any, weights: Sequence[Weight]) -> list[int]:
+        """The core's numbers of some weights, from the folder or packed now.
+
+        Whatever is wrong with the folder or a file in it, the weights are loaded: at worst they
+        are packed into memory.
+
+        Args:
+            sources: the files that hold the weights' data.
+            core: a `_native.Program`.
+            weights: each of another name.
+        """
+        sizes = [_packed_size(weight) for weight in weights]
+        if SMALLEST <= sum(sizes) <= self.limit:
+            with contextlib.suppress(OSError):
+                path = self.folder / (_identity(weights, sources) + SUFFIX)
+                numbers = _mapped(core, weights, sizes, path)
+                return numbers or self._written(core, weights, sizes, path)
+        return [pack(core, weight) for weight in weights]
+
+    def files(self) -> list[Path]:
+        """The files in the folder, those used longest ago first."""
+        with contextlib.suppress(OSError):
+            found = [(path.stat().st_mtime, path) for path in self.folder.glob("*" + SUFFIX)]
+            return [path for _, path in sorted(found)]
+        return []
+
+    def clear(self) -> int:
+        """Remove all files; the bytes that were freed."""
+        freed = 0
+        for path in self.files():
+            with contextlib.suppress(OSError):
+                size = bytes_on_disk(path)
+                path.unlink()
+                freed += size
+        return freed
+
+    def _written(
+        self, core: Any, weights: Sequence[Weight], sizes: list[int], path: Path
+    ) -> list[int]:
+        """Pack into a new file, and keep it mapped.
+
+        Raises:
+            OSError: there is no room, or it cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_room(sum(sizes))
+        offsets = _offsets(sizes)
+        handle, name = tempfile.mkstemp(UNFINISHED, dir=self.folder)
+        try:
+            for weight, offset in zip(weights, offsets, strict=True):
+                core.pack_weight(*_shape(weight), weight.data, handle, offset)
+                weight.info.release()
+            numbers = _map(core, weights, sizes, handle)
+            sums = [core.weight_sum(number) for number in numbers]
+            listed = json.dumps([list(map(_shape, weights)), sums]).encode()
+            os.lseek(handle, 0, os.SEEK_END)
+            os.write(handle, listed + TAIL.pack(len(listed), MAGIC))
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(handle)
+        return numbers
+
+    def _make_room(self, size: int) -> None:
+        """Remove leftovers, and files used long ago, until there is room for so many bytes.
+
+        Raises:
+            OSError: the disk is too full.
+        """
+        for path in self.folder.glob("*" + UNFINISHED):
+            if path.stat().st_mtime < time.time() - ABANDONED:
+                path.unlink(missing_ok=True)
+        kept = {path: bytes_on_disk(path) for path in self.files()}
+        while kept and sum(kept.values()) + size > self.limit:
+            oldest = next(iter(kept))
+            oldest.unlink(missing_ok=True)
+            del kept[oldest]
+        if shutil.disk_usage(self.folder).free < size + SPARE:
+            raise OSError("too little room")
+
+
+def bytes_on_disk(path: Path) -> int:
+    """What a file takes of its disk; the gaps between weights are not stored."""
+    status = path.stat()
+    blocks = getattr(status, "st_blocks", None)  # not on Windows
+    return status.st_size if blocks is None else 512 * blocks
+
+
+def pack(core: Any, weight: Weight) -> int:
+    """Pack a weight into the core's memory; its number."""
+    number: int = core.weight(*_shape(weight), weight.data)
+    weight.info.release()  # the packed copy is read from now on
+    return number
+
+
+def _mapped(core: Any, weights: Sequence[Weight], sizes: list[int], path: Path) -> list[int] | None:
+    """Numbers of weights that were packed before; None if they were not, or are damaged."""
+    try:
+        with path.open("rb") as stream:
+            end = stream.seek(0, os.SEEK_END) - TAIL.size
+            stream.seek(max(0, end))
+            length, magic = TAIL.unpack(stream.read())
+            if magic != MAGIC or end - length < _offsets(sizes)[-1] + sizes[-1]:
+                return None
+            stream.seek(end - length)
+            shapes, sums = json.loads(stream.read(length))
+            if shapes != [list(_shape(weight)) for weight in weights]:
+                return None
+            numbers = _map(core, weights, sizes, stream.fileno())
+        if sums != [core.weight_sum(number) for number in numbers]:
+            return None
+        os.utime(path)
+    except (FileNotFoundError, struct.error, ValueError, OverflowError, TypeError, RecursionError):
+        return None
+    return numbers
+
+
+def _map(core: Any, weights: Sequence[Weight], sizes: list[int], handle: int) -> list[int]:
+    """Numbers of weights that lie in an open file."""
+    memory = np.frombuffer(mmap.mmap(handle, 0, access=mmap.ACCESS_READ), np.uint8)
+    return [
+        core.packed_weight(*_shape(weight), memory[offset : offset + size])
+        for weight, offset, size in zip(weights, _offsets(sizes), sizes, strict=True)
+    ]
+
+
+def _shape(weight: Weight) -> tuple[str, int, int, int]:
+    """Type, matrices, rows and columns, as the core wants them."""
+    matrices = weight.shape[0] if len(weight.shape) == 3 else 1
+    return (weight.type.name, matrices, *weight.shape[-2:])  # type: ignore[return-value]
+
+
+def _packed_size(weight: Weight) -> int:
+    from localllm import _native
+
+    return _native.packed_size(*_shape(weight))
+
+
+def _offsets(sizes: list[int]) -> list[int]:
+    offsets, end = [], 0
+    for size in sizes:
+        unit = LARGE if size >= LARGE else SMALL
+        offsets.append(-(-end // unit) * unit)
+        end = offsets[-1] + size
+    return offsets
+
+
+def _identity(weights: Sequence[Weight], sources: Sequence[Path]) -> str:
+    """A hash of what the packed bytes depend on; the data itself is only sampled."""
+    from localllm import _native
+
+    known = blake2b(digest_size=16)
+    known.update(json.dumps([_native.packed_layout, *map(_shape, weights)]).encode())
+    for source in sources:
+        status = source.stat()
+        known.update(struct.pack("<qq", status.st_size, status.st_mtime_ns))
+    for weight in weights:
+        middle = weight.data.size // 2
+        for part in (weight.data[:64], weight.data[middle : middle + 64], weight.data[-64:]):
+            known.update(part.tobytes())
+    return known.hexdigest()
