@@ -82,11 +82,10 @@ class Builder {
         kept.push_back(nb::cast(packed));
         return program.add_packed(t, m, r, c, packed.data());
     }
-    uint64_t weight_sum(int id) {
-        matrix(id, "weight_sum");
+    uint64_t checksum(Bytes data) {
         nb::gil_scoped_release release;
         const std::lock_guard<std::mutex> lock(running_);
-        return program.weight_sum(id);
+        return program.checksum(data.data(), data.size());
     }
     int table(const std::string& type, int64_t rows, int64_t cols, Bytes data) {
         const Type t = type_named(type);
@@ -349,7 +348,7 @@ void bind_program(nb::module_& m) {
              nb::arg("cols"), nb::arg("data").noconvert(), nb::arg("file"), nb::arg("offset"))
         .def("packed_weight", &Builder::packed_weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"),
              nb::arg("cols"), nb::arg("packed").noconvert())
-        .def("weight_sum", &Builder::weight_sum, nb::arg("id"))
+        .def("checksum", &Builder::checksum, nb::arg("data").noconvert())
         .def("table", &Builder::table, nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("data").noconvert())
         .def("vector", &Builder::vector, nb::arg("data").noconvert())
         .def("buffer", &Builder::buffer, nb::arg("width"))

@@ -48,16 +48,14 @@ bool Program::pack_weight(Type type, int matrices, int rows, int cols, const uin
     return good;
 }
 
-uint64_t Program::weight_sum(int id) {
-    const PackedMatrix& matrix = weights[id];
+uint64_t Program::checksum(const uint8_t* data, size_t bytes) {
     std::atomic<uint64_t> total{0};
     pool.run([&](Team& team) {
-        const auto [begin, end] = team.share(static_cast<int64_t>(matrix.panels) * matrix.matrices);
-        const uint8_t* at = matrix.data + begin * matrix.panel_bytes;
+        const auto [begin, end] = team.share(static_cast<int64_t>(bytes / 8));
         uint64_t sum = 0;
-        for (size_t words = (end - begin) * matrix.panel_bytes / 8; words > 0; --words, at += 8) {
+        for (int64_t i = begin; i < end; ++i) {
             uint64_t word;
-            std::memcpy(&word, at, 8);
+            std::memcpy(&word, data + 8 * i, 8);
             sum += word;
         }
         total += sum;

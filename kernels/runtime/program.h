@@ -82,8 +82,8 @@ class Program {
     // Packs a weight on all threads without keeping it: each part goes to `write` with its offset. False once that is.
     using Write = std::function<bool(const uint8_t* part, size_t bytes, size_t offset)>;
     bool pack_weight(Type type, int matrices, int rows, int cols, const uint8_t* data, const Write& write);
-    // The sum of a packed weight's 64-bit words: tells whether it still is what was packed once.
-    uint64_t weight_sum(int id);
+    // The sum of the 64-bit words of some memory, read by all threads: tells whether it is what it was.
+    uint64_t checksum(const uint8_t* data, size_t bytes);
     // Adds an operation; `on_selected` is set once a Select has been added.
     void add(std::unique_ptr<Operation> operation);
     void run(Step& step);

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from localllm.ops.spec import Weight
+from localllm.ops.spec import Bytes, Weight
 
 SUFFIX = ".packed"
 UNFINISHED = ".part"
@@ -102,8 +102,8 @@ class PackedCache:
             for weight, offset in zip(weights, offsets, strict=True):
                 core.pack_weight(*_shape(weight), weight.data, handle, offset)
                 weight.info.release()
-            numbers = _map(core, weights, sizes, handle)
-            sums = [core.weight_sum(number) for number in numbers]
+            parts = _parts(handle, sizes)
+            sums = [core.checksum(part) for part in parts]
             listed = json.dumps([list(map(_shape, weights)), sums]).encode()
             os.lseek(handle, 0, os.SEEK_END)
             os.write(handle, listed + TAIL.pack(len(listed), MAGIC))
@@ -113,7 +113,7 @@ class PackedCache:
             raise
         finally:
             os.close(handle)
-        return numbers
+        return _added(core, weights, parts)
 
     def _make_room(self, size: int) -> None:
         """Remove leftovers, and files used long ago, until there is room for so many bytes.
@@ -160,22 +160,25 @@ def _mapped(core: Any, weights: Sequence[Weight], sizes: list[int], path: Path) 
             shapes, sums = json.loads(stream.read(length))
             if shapes != [list(_shape(weight)) for weight in weights]:
                 return None
-            numbers = _map(core, weights, sizes, stream.fileno())
-        if sums != [core.weight_sum(number) for number in numbers]:
+            parts = _parts(stream.fileno(), sizes)
+        if sums != [core.checksum(part) for part in parts]:
             return None
         os.utime(path)
     except (FileNotFoundError, struct.error, ValueError, OverflowError, TypeError, RecursionError):
         return None
-    return numbers
+    return _added(core, weights, parts)
 
 
-def _map(core: Any, weights: Sequence[Weight], sizes: list[int], handle: int) -> list[int]:
-    """Numbers of weights that lie in an open file."""
+def _parts(handle: int, sizes: list[int]) -> list[Bytes]:
+    """The packed weights in an open file, mapped."""
     memory = np.frombuffer(mmap.mmap(handle, 0, access=mmap.ACCESS_READ), np.uint8)
-    return [
-        core.packed_weight(*_shape(weight), memory[offset : offset + size])
-        for weight, offset, size in zip(weights, _offsets(sizes), sizes, strict=True)
-    ]
+    places = zip(_offsets(sizes), sizes, strict=True)
+    return [memory[offset : offset + size] for offset, size in places]
+
+
+def _added(core: Any, weights: Sequence[Weight], parts: list[Bytes]) -> list[int]:
+    pairs = zip(weights, parts, strict=True)
+    return [core.packed_weight(*_shape(weight), part) for weight, part in pairs]
 
 
 def _shape(weight: Weight) -> tuple[str, int, int, int]:
@@ -212,4 +215,5 @@ def _identity(weights: Sequence[Weight], sources: Sequence[Path]) -> str:
         middle = weight.data.size // 2
         for part in (weight.data[:64], weight.data[middle : middle + 64], weight.data[-64:]):
             known.update(part.tobytes())
+        weight.info.release()  # each sample made the system map much around it
     return known.hexdigest()

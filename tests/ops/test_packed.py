@@ -152,7 +152,7 @@ def test_an_interrupt_leaves_nothing_behind_and_leftovers_go(cache, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(packed, "_map", stop)
+        patched.setattr(packed, "_parts", stop)
         with pytest.raises(KeyboardInterrupt):
             logits(cache)
     assert list(cache.folder.iterdir()) == []
