@@ -19,6 +19,7 @@ COMMANDS = {
     "tokenize": "Show how a model splits a text into tokens.",
     "list": "List the catalog and the models on this machine.",
     "show": "Describe a model file.",
+    "cache": "Show or clear the packed weights kept on disk.",
     "bench": "Measure the speed of a model on this machine.",
     "doctor": "Describe this machine, and what of it is used.",
 }

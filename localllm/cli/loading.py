@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 def load_engine(model: LocalModel, options: EngineOptions) -> tuple[Engine, float]:
     """The engine for a model, and the seconds that loading took."""
     arguments = engine_arguments(options)
+    draft = arguments.pop("draft", "lookup")
+    small = resolve(draft) if draft not in ("lookup", "none") else None
     with _progress(f"loading {model.name} …"):
         start = time.perf_counter()
         from localllm.engine.engine import Engine
 
         engine = Engine.load(model.path, **arguments)
+        if small is not None:
+            engine.draft_with(Engine.load(small.path, **arguments | {"context": engine.context}))
+        elif draft == "none":
+            engine.drafter = None
         seconds = time.perf_counter() - start
     for note in engine.notes:
         print(f"note: {note}", file=sys.stderr)

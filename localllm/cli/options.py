@@ -86,6 +86,23 @@ class EngineOptions:
         bool | None,
         option("--kv-cache/--no-kv-cache", text="Without it every token recomputes all before it."),
     ] = None
+    draft: Annotated[
+        str | None,
+        option(
+            "--draft",
+            text="What guesses tokens ahead, for speed alone: lookup (in the text so far; the "
+            "default), none, or a smaller model with the same vocabulary.",
+        ),
+    ] = None
+    packed_cache: Annotated[
+        float | None,
+        option(
+            "--packed-cache",
+            text="Disk space for packed weights, which make the next start quick; 0: none. "
+            "Default: 20.",
+            metavar="GB",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

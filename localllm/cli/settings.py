@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from localllm.cli.options import ChatOptions, EngineOptions, SamplingOptions
 from localllm.errors import UsageError
-from localllm.hub.folders import config_file
+from localllm.hub.folders import cache_dir, config_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,6 +23,9 @@ else:
 if TYPE_CHECKING:
     from localllm.decoding.params import GenerationParams
     from localllm.gguf.reader import GGUFFile
+    from localllm.ops.packed import PackedCache
+
+PACKED_CACHE_GB = 20.0
 
 Options = TypeVar("Options", SamplingOptions, EngineOptions, ChatOptions)
 
@@ -120,7 +123,22 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
     """Arguments of `Engine.load` for these flags; those not given are left to it."""
     settled = dataclasses.asdict(settle(options))
     settled["context"] = settled.pop("ctx")
+    settled["packed"] = packed_cache(settled.pop("packed_cache"))
     return {name: value for name, value in settled.items() if value is not None}
+
+
+def packed_cache(gigabytes: float | None) -> PackedCache:
+    """Where packed weights are kept, for so many gigabytes; None: the default.
+
+    Raises:
+        UsageError: no possible size.
+    """
+    from localllm.ops.packed import PackedCache
+
+    size = PACKED_CACHE_GB if gigabytes is None else gigabytes
+    if not 0 <= size <= 1e6:
+        raise UsageError(f"--packed-cache {size:g}: must be >= 0 and <= 1000000")
+    return PackedCache(cache_dir() / "packed", int(size * 1e9))
 
 
 def _logit_bias(entries: list[str]) -> dict[int, float]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm.decoding import GenerationParams, Sampler, TextStream
-from localllm.decoding.drafting import Drafter, Speculation
+from localllm.decoding.drafting import Drafter, PromptLookup, Speculation
 from localllm.engine import memory
 from localllm.engine.batch import Batch
+from localllm.engine.draft_model import DraftModel
 from localllm.engine.machine import available_memory, default_threads, kernels
 from localllm.engine.pages import PAGE_SIZE, PageLeakError, PagePool
 from localllm.engine.runner import Logits, NativeRunner, Runner
@@ -125,9 +126,32 @@ class Engine:
             )
         else:
             runner = _eager_runner(model, pages, device)
-        engine = cls(runner, tokenizer, file, config, context=chosen, kv_cache=kv_cache)
+        engine = cls(
+            runner,
+            tokenizer,
+            file,
+            config,
+            context=chosen,
+            kv_cache=kv_cache,
+            drafter=PromptLookup,
+        )
         engine.notes += _notes(config, context, chosen)
         return engine
+
+    def draft_with(self, small: Engine) -> None:
+        """Let a smaller model guess the next tokens, instead of looking them up in the text.
+
+        Raises:
+            UsageError: it has another vocabulary.
+        """
+        ours, theirs = self.tokenizer, small.tokenizer
+        size = ours.vocab_size
+        if theirs.vocab_size != size or any(
+            ours.token_bytes(token) != theirs.token_bytes(token) for token in range(size)
+        ):
+            raise UsageError(f"--draft {small.file.path}: has another vocabulary than the model")
+        model = DraftModel(small.runner, size, STEP_TOKENS)
+        self.drafter = lambda: model
 
     @property
     def chat_template(self) -> str | None:

@@ -21,6 +21,13 @@ def state_dir() -> Path:
     return _base("XDG_STATE_HOME", ".local/state", "LOCALAPPDATA") / "localllm"
 
 
+def cache_dir() -> Path:
+    """Where what can be made again lies: packed weights."""
+    if sys.platform == "darwin":
+        return expanded("~/Library/Caches/localllm")
+    return _base("XDG_CACHE_HOME", ".cache", "LOCALAPPDATA") / "localllm"
+
+
 def hugging_face_cache() -> Path:
     """The Hugging Face cache, by that library's own rules; read in place.
 
