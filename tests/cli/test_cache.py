@@ -1,0 +1,69 @@
+"""Packed weights on disk, and drafted tokens, as the command line has them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from localllm.ops import packed
+from tests.cli.conftest import Run
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(packed, "SMALLEST", 0)
+    monkeypatch.setattr(packed, "SPARE", 0)
+
+
+def state(localllm: Run, *flags: object) -> dict[str, int]:
+    result = localllm("cache", "--json", *flags)
+    assert result.code == 0
+    document: dict[str, int] = json.loads(result.out)
+    return document
+
+
+def test_run_keeps_packed_weights_and_clear_removes_them(localllm: Run, model: Path) -> None:
+    assert state(localllm)["files"] == 0
+    answers = {
+        localllm("run", model, "hello", "--seed", 1, "--max-tokens", 4).out for _ in range(2)
+    }
+    assert len(answers) == 1
+    kept = state(localllm)
+    assert kept["files"] == 1
+    assert 0 < kept["bytes"] < kept["limit"] == 20e9
+    assert "1 model," in localllm("cache").out
+    assert state(localllm, "--clear")["freed"] == kept["bytes"]
+    assert state(localllm)["bytes"] == 0
+
+
+def test_no_space_no_files(localllm: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert localllm("run", model, "hello", "--max-tokens", 4, "--packed-cache", 0).code == 0
+    assert state(localllm)["files"] == 0
+    monkeypatch.setenv("LOCALLLM_PACKED_CACHE", "0")
+    assert state(localllm)["limit"] == 0
+    result = localllm("run", model, "hello", "--packed-cache", -1)
+    assert (result.code, result.error) == (
+        2,
+        "error: --packed-cache -1: must be >= 0 and <= 1000000\n",
+    )
+
+
+@pytest.mark.parametrize("draft", ["none", "lookup", "the model"])
+def test_drafts_change_no_token(localllm: Run, model: Path, draft: str) -> None:
+    flags = ("run", model, "Repeat: a b a b a b a b", "--seed", 3, "--max-tokens", 60, "--json")
+    plain = json.loads(localllm(*flags, "--draft", "none").out)
+    drafted = json.loads(localllm(*flags, "--draft", model if draft == "the model" else draft).out)
+    assert drafted["token_ids"] == plain["token_ids"]
+
+
+def test_a_draft_model_of_another_vocabulary(localllm: Run, model: Path, tmp_path: Path) -> None:
+    from localllm.evaluate.synthetic import random_model
+
+    other = random_model(tmp_path / "other.gguf", "llama")
+    result = localllm("run", model, "hello", "--draft", other)
+    assert result.code == 2
+    assert result.error.count("\n") == 1
+    assert "has another vocabulary" in result.error
