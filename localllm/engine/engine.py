@@ -122,7 +122,9 @@ class Engine:
                 page_size=PAGE_SIZE,
                 kv_type=kv_type,
                 threads=threads or default_threads(),
-                load=packed and partial(packed.load, [shard.path for shard in file.shards]),
+                load=partial(packed.load, [shard.path for shard in file.shards])
+                if packed
+                else None,
             )
         else:
             runner = _eager_runner(model, pages, device)
