@@ -13,6 +13,7 @@ int main(int count, char** names) {
                                                         {"not_finite", test_not_finite},
                                                         {"attention", test_attention},
                                                         {"threads", test_threads},
+                                                        {"packing", test_packing},
                                                         {"memory", test_memory},
                                                         {"programs", test_programs}};
     for (const auto& [name, run] : parts) {

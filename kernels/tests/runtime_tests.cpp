@@ -289,6 +289,38 @@ void test_programs() {
             }
 }
 
+// A weight packed part by part is the weight packed in memory, and the checksum tells one byte.
+void test_packing() {
+    Random random(7);
+    for (int t = 0; t < static_cast<int>(Type::count); ++t) {
+        const Type type = static_cast<Type>(t);
+        const int matrices = random.between(1, 3), rows = random.between(1, 70), cols = 256 * random.between(1, 3);
+        const Exact<uint8_t> data = random_weight(random, type, static_cast<int64_t>(matrices) * rows * cols);
+        Program program(3, kernels());
+        const PackedMatrix& whole = program.weights[program.add_weight(type, matrices, rows, cols, data.data())];
+        Exact<uint8_t> parts(whole.bytes());
+        const auto write = [&](const uint8_t* part, size_t bytes, size_t offset) {
+            check(offset + bytes <= parts.size(), "a part leaves the packed weight");
+            std::memcpy(parts.data() + offset, part, bytes);
+            return true;
+        };
+        check(program.pack_weight(type, matrices, rows, cols, data.data(), write), "packing broke off");
+        check(std::equal(parts.begin(), parts.end(), whole.data), "%s: the parts differ", format(type).name);
+        const PackedMatrix& added = program.weights[program.add_packed(type, matrices, rows, cols, parts.data())];
+        check(added.panel(matrices - 1, 0) == parts.data() + (matrices - 1) * added.panels * added.panel_bytes,
+              "a packed weight lies elsewhere");
+        const uint64_t sum = program.checksum(whole.data, whole.bytes());
+        check(sum == program.checksum(parts.data(), parts.size()), "equal bytes, other checksums");
+        parts[random.below(static_cast<int>(parts.size()))] ^= 1 << random.below(8);
+        check(sum != program.checksum(parts.data(), parts.size()), "a changed bit, the same checksum");
+        std::atomic<int> calls{0};
+        check(!program.pack_weight(type, matrices, rows, cols, data.data(),
+                                   [&](const uint8_t*, size_t, size_t) { return ++calls > 1000; }),
+              "a failed write went unnoticed");
+        check(calls <= 3, "writes went on after one failed");
+    }
+}
+
 void test_memory() {
     for (size_t bytes : {size_t{0}, size_t{1}, size_t{4096}, size_t{5000}, (size_t{8} << 20) + 1, size_t{20} << 20}) {
         Memory memory(bytes), other;

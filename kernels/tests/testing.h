@@ -76,6 +76,7 @@ void test_elementwise();
 void test_not_finite();
 void test_attention();
 void test_threads();
+void test_packing();
 void test_memory();
 void test_programs();
 
