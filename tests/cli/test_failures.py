@@ -272,6 +272,7 @@ class Interrupts:
             sys.meta_path.remove(self)
             os.kill(os.getpid(), signal.SIGINT)
 
+import localllm.cli  # an editable install imports modules of its own to find the package
 modules = set(sys.modules)
 sys.meta_path.insert(0, Interrupts())
 from localllm.cli.app import main
