@@ -41,7 +41,7 @@ def set_parameter(repl: Repl, rest: str) -> None:
     if name == "system":
         return set_system(repl, words[1] if len(words) > 1 else "")
     names = [field.name for field in dataclasses.fields(GenerationParams)]
-    if name in ("ctx", "threads", "kv_type", "device"):
+    if name in ("ctx", "threads", "kv_type", "device", "kv_cache", "draft", "packed_cache"):
         raise UsageError(f"{words[0]} is set when the model is loaded", "leave and use its flag")
     if name not in names:
         close = [known for known in names if known.startswith(name)]
@@ -146,11 +146,13 @@ def stats(repl: Repl, rest: str) -> None:
     if not figures.prompt_tokens:
         raise UsageError("no answer yet")
     used = figures.prompt_tokens + figures.generated_tokens
+    drafts = f"; {figures.accepted_tokens} of {figures.drafted_tokens} drafted tokens were right"
     repl.writer.note(
         f"prompt {figures.prompt_tokens} tokens, {figures.cached_tokens} of them from the cache; "
         f"prefill {_rate(figures.prefill_tokens_per_second)}\n"
         f"answer {figures.generated_tokens} tokens; "
-        f"decode {_rate(figures.decode_tokens_per_second)}\n"
+        f"decode {_rate(figures.decode_tokens_per_second)}"
+        f"{drafts if figures.drafted_tokens else ''}\n"
         f"context {used:,} of {repl.session.engine.context:,} tokens used"
     )
 

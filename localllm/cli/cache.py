@@ -23,12 +23,10 @@ def command(
     The first start of a model rearranges its weights for this machine's kernels and keeps the
     result, so that later starts are quick. They can be removed at any time.
     """
-    from localllm.ops.packed import bytes_on_disk
-
     cache = packed_cache(settle(EngineOptions()).packed_cache)
     freed = cache.clear() if clear else 0
     files = cache.files()
-    size = sum(map(bytes_on_disk, files))
+    size = sum(files.values())
     if output.json:
         document = {
             "folder": str(cache.folder),

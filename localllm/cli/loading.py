@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from localllm.cli.options import EngineOptions
-from localllm.cli.settings import engine_arguments
+from localllm.cli.settings import engine_arguments, settle
 from localllm.hub.names import LocalModel, resolve
 from localllm.terminal import decode_utf8
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 def load_engine(model: LocalModel, options: EngineOptions) -> tuple[Engine, float]:
     """The engine for a model, and the seconds that loading took."""
     arguments = engine_arguments(options)
-    draft = arguments.pop("draft", "lookup")
+    draft = settle(options).draft or "lookup"
     small = resolve(draft) if draft not in ("lookup", "none") else None
+    if draft != "lookup":
+        arguments["drafter"] = None
     with _progress(f"loading {model.name} …"):
         start = time.perf_counter()
         from localllm.engine.engine import Engine
@@ -29,8 +31,6 @@ def load_engine(model: LocalModel, options: EngineOptions) -> tuple[Engine, floa
         engine = Engine.load(model.path, **arguments)
         if small is not None:
             engine.draft_with(Engine.load(small.path, **arguments | {"context": engine.context}))
-        elif draft == "none":
-            engine.drafter = None
         seconds = time.perf_counter() - start
     for note in engine.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -123,4 +123,5 @@ def _document(answer: Answer, engine: Engine, load_seconds: float) -> dict[str, 
             "prefill_tokens_per_second": stats.prefill_tokens_per_second or None,
             "decode_tokens_per_second": stats.decode_tokens_per_second or None,
         },
+        "drafts": {"tokens": stats.drafted_tokens, "accepted": stats.accepted_tokens},
     }

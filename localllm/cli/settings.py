@@ -124,6 +124,7 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
     settled = dataclasses.asdict(settle(options))
     settled["context"] = settled.pop("ctx")
     settled["packed"] = packed_cache(settled.pop("packed_cache"))
+    del settled["draft"]  # names another model, perhaps
     return {name: value for name, value in settled.items() if value is not None}
 
 
@@ -136,7 +137,7 @@ def packed_cache(gigabytes: float | None) -> PackedCache:
     from localllm.ops.packed import PackedCache
 
     size = PACKED_CACHE_GB if gigabytes is None else gigabytes
-    if not 0 <= size <= 1e6:
+    if not 0 <= size <= 1e6:  # nor what is not a number
         raise UsageError(f"--packed-cache {size:g}: must be >= 0 and <= 1000000")
     return PackedCache(cache_dir() / "packed", int(size * 1e9))
 

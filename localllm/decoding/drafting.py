@@ -40,7 +40,7 @@ class PromptLookup:
         for end in range(self._known, len(tokens)):  # not yet those that end the text itself
             for size in range(1, min(LONGEST, end) + 1):
                 self._after[tuple(tokens[end - size : end])] = end
-        self._known = max(self._known, len(tokens))
+        self._known = len(tokens)
         for size in range(min(LONGEST, len(tokens)), 0, -1):
             start = self._after.get(tuple(tokens[len(tokens) - size :]))
             if start is not None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 import numpy as np
 
-from localllm.engine.batch import Batch
-from localllm.engine.pages import PagePool, Table
-from localllm.engine.runner import Runner
+from localllm.engine.batch import Batch, Ints
+from localllm.engine.runner import Logits
+from localllm.engine.scheduler import STEP_TOKENS
 
 
 class DraftModel:
@@ -19,17 +19,19 @@ class DraftModel:
     in common with that is not computed again.
 
     Args:
-        runner: computes the small model.
-        vocab_size: tokens that may be proposed; rows of the matrix beyond them are padding.
-        budget: most tokens in a step.
+        compute: computes batches of the small model, which nobody else may use.
+        pages: its pages, int32 [P]: all of them, in any order.
+        context: tokens that they hold.
+        vocab_size: tokens that may be proposed; logits beyond them are padding.
     """
 
-    def __init__(self, runner: Runner, vocab_size: int, budget: int) -> None:
-        self.runner = runner
+    def __init__(
+        self, compute: Callable[[Batch], Logits], pages: Ints, context: int, vocab_size: int
+    ) -> None:
+        self.context = context
         self.vocab_size = vocab_size
-        self.budget = budget
-        self._pool = PagePool(runner.pages, runner.page_size)
-        self._table = Table()
+        self._compute = compute
+        self._table = pages[None]
         self._known: list[int] = []  # tokens whose keys and values lie in the pages
 
     def propose(self, tokens: Sequence[int], count: int) -> list[int]:
@@ -38,28 +40,23 @@ class DraftModel:
         pairs = zip(self._known, tokens[:-1], strict=False)
         keep = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         del self._known[keep:]
-        self._pool.truncate(self._table, keep)
-        room = self.runner.pages * self.runner.page_size
         drafts: list[int] = []
         missing = list(tokens[keep:])
-        for _ in range(min(count, room - len(tokens) + 1)):
+        for _ in range(min(count, self.context - len(tokens) + 1)):
             drafts.append(self._next(missing))
             missing = drafts[-1:]
         return drafts
 
     def _next(self, missing: list[int]) -> int:
         """The likeliest token after the known ones and these."""
-        logits = np.zeros((0, self.vocab_size), np.float32)
-        for at in range(0, len(missing), self.budget):
-            part = missing[at : at + self.budget]
-            past = len(self._known)
-            self._pool.writable(self._table, past, past + len(part))
-            logits = self.runner.step(
+        for at in range(0, len(missing), STEP_TOKENS):
+            part = missing[at : at + STEP_TOKENS]
+            logits = self._compute(
                 Batch(
                     tokens=np.array(part, np.int32),
                     lengths=np.array([len(part)], np.int32),
-                    past=np.array([past], np.int32),
-                    tables=np.array([self._table.pages], np.int32),
+                    past=np.array([len(self._known)], np.int32),
+                    tables=self._table,
                     rows=np.array([len(part) - 1], np.int32),
                 )
             )

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from localllm.decoding import GenerationParams, Sampler, TextStream
 from localllm.decoding.drafting import Drafter, PromptLookup, Speculation
 from localllm.engine import memory
@@ -83,6 +85,7 @@ class Engine:
         device: str = "cpu",
         kv_cache: bool = True,
         packed: PackedCache | None = None,
+        drafter: Callable[[], Drafter] | None = PromptLookup,
     ) -> Engine:
         """Load a model file.
 
@@ -95,6 +98,7 @@ class Engine:
             device: "cpu", or a device of torch.
             kv_cache: see the class.
             packed: where packed weights are kept for the next start; None: nowhere.
+            drafter: see the class; on the CPU only.
 
         Raises:
             ModelFileError: the file cannot be run.
@@ -122,7 +126,7 @@ class Engine:
                 page_size=PAGE_SIZE,
                 kv_type=kv_type,
                 threads=threads or default_threads(),
-                load=partial(packed.load, [shard.path for shard in file.shards])
+                place=partial(packed.load, [shard.path for shard in file.shards])
                 if packed
                 else None,
             )
@@ -135,24 +139,28 @@ class Engine:
             config,
             context=chosen,
             kv_cache=kv_cache,
-            drafter=PromptLookup,
+            # Elsewhere a row's result depends on the rows beside it: drafts would change tokens.
+            drafter=drafter if device == "cpu" else None,
         )
         engine.notes += _notes(config, context, chosen)
         return engine
 
     def draft_with(self, small: Engine) -> None:
-        """Let a smaller model guess the next tokens, instead of looking them up in the text.
+        """Let a smaller model guess the next tokens.
 
         Raises:
-            UsageError: it has another vocabulary.
+            UsageError: it has another vocabulary, or no drafts are made.
         """
         ours, theirs = self.tokenizer, small.tokenizer
         size = ours.vocab_size
+        if not self.kv_cache:
+            raise UsageError("--draft: nothing is drafted without the KV cache")
         if theirs.vocab_size != size or any(
             ours.token_bytes(token) != theirs.token_bytes(token) for token in range(size)
         ):
             raise UsageError(f"--draft {small.file.path}: has another vocabulary than the model")
-        model = DraftModel(small.runner, size, STEP_TOKENS)
+        pages = np.arange(small.runner.pages, dtype=np.int32)
+        model = DraftModel(small.compute, pages, small.context, size)
         self.drafter = lambda: model
 
     @property
@@ -197,7 +205,7 @@ class Engine:
                 count = min(rows, len(tokens) - start)
                 pool.writable(sequence.table, start, start + count)
                 chunk = Chunk(sequence, start, count)
-                yield self._compute(Batch.of([chunk], every_row=True))
+                yield self.compute(Batch.of([chunk], every_row=True))
         finally:
             pool.release(sequence.table)
 
@@ -215,7 +223,7 @@ class Engine:
                 )
             for source, target in plan.copies:
                 self.runner.copy_page(source, target)
-            rows = iter(self._compute(Batch.of(plan.chunks)))
+            rows = iter(self.compute(Batch.of(plan.chunks)))
             decoding = [chunk.sequence.stats.generated_tokens > 0 for chunk in plan.chunks]
             self._scheduler.complete(plan)
             for chunk in [chunk for chunk in plan.chunks if chunk.draws]:
@@ -241,7 +249,12 @@ class Engine:
         finally:
             self._scheduler.remove(sequence)
 
-    def _compute(self, batch: Batch) -> Logits:
+    def compute(self, batch: Batch) -> Logits:
+        """The logits of a batch, float32[R, vocab].
+
+        Raises:
+            ModelFileError: the model file was cut short meanwhile.
+        """
         self.file.require_unchanged()  # embeddings are read from the mapped file
         return self.runner.step(batch)
 

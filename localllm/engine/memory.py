@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from localllm.decoding.drafting import MOST_DRAFTS
 from localllm.engine.scheduler import STEP_TOKENS
 from localllm.errors import LocalLLMError, UsageError
 from localllm.gguf import GGUFFile
@@ -17,7 +18,7 @@ KV_BYTES = {"f16": 2, "int8": 1}  # of one number
 
 _CONTEXT_STEP = 256  # a context that was made to fit is a multiple of this
 _FLOAT = 4  # bytes of an activation, of a logit, and of the scale of an int8 head
-_DRAWN_ROWS = 8  # rows of logits in memory at once: sequences that draw in one step
+_DRAWN_ROWS = MOST_DRAFTS + 1  # rows of logits in memory at once: those that draw in one step
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class NativeRunner:
         page_size: tokens in a page.
         kv_type: "f16" or "int8".
         threads: worker threads, this one included.
-        load: gives the core its weights (see `ops.native.lower`); None: packs them into memory.
+        place: gives the core its weights (see `ops.native.lower`); None: packs them into memory.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class NativeRunner:
         page_size: int,
         kv_type: str,
         threads: int,
-        load: Callable[[Any, list[Weight]], list[int]] | None = None,
+        place: Callable[[Any, list[Weight]], list[int]] | None = None,
     ) -> None:
         from localllm import _native
         from localllm.ops.native import lower
@@ -57,7 +57,7 @@ class NativeRunner:
         config = model.config
         self.pages = pages
         self.page_size = page_size
-        self._program: Any = lower(trace(model, outputs=("logits",)), threads, load=load)
+        self._program: Any = lower(trace(model, outputs=("logits",)), threads, place=place)
         self._cache: Any = _native.Cache(
             config.layers, config.kv_heads, config.head_dim, pages, page_size, kv_type
         )

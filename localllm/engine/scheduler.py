@@ -132,12 +132,13 @@ class Scheduler:
         """Tokens to try after the next one, if there is room and there are pages for them."""
         if sequence.speculation is None:
             return []
-        rows = (MOST_DRAFTS + 1) // len(self.running)
+        # Every other sequence may need a page for its own next token; guesses come after those.
+        spare = max(0, self.pool.available - len(self.running))
         end = len(sequence.tokens)
-        most = min(rows - 1, budget, sequence.longest - end - 1)
-        drafts = sequence.speculation.propose(sequence.tokens, most)
-        needed = self.pool.needed(sequence.table, sequence.computed, end + len(drafts))
-        return drafts if needed <= self.pool.available else []
+        room = (len(sequence.table.pages) + spare) * self.pool.page_size - end
+        rows = min(MOST_DRAFTS + 1, self.budget) // len(self.running)
+        most = min(rows - 1, budget, room, sequence.longest - end - 1)
+        return sequence.speculation.propose(sequence.tokens, most)
 
     def _admit(self) -> bool:
         """Let the oldest waiting sequence run if there are pages for all its tokens.

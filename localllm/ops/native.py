@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from localllm.ops.packed import pack
 from localllm.ops.program import (
     Add,
     Attend,
@@ -33,7 +32,7 @@ def lower(
     program: Program,
     threads: int,
     core: Callable[[int], Any] | None = None,
-    load: Callable[[Any, list[Weight]], list[int]] | None = None,
+    place: Callable[[Any, list[Weight]], list[int]] | None = None,
 ) -> Any:
     """The `_native.Program` of an allocated program (`tracer.trace`), weights packed.
 
@@ -41,7 +40,8 @@ def lower(
         program: what to run; its operations that work in place must do so.
         threads: of the core's pool.
         core: makes the program that is filled; default: `localllm._native.Program`.
-        load: gives a core its linear weights, and their numbers; default: packs them into memory.
+        place: gives a core its linear weights, and says their numbers; default: packs them into
+            memory.
     """
     if core is None:
         from localllm import _native
@@ -49,11 +49,24 @@ def lower(
         core = _native.Program
     lowering = _Lowering(core(threads), program.widths)
     weights = list({weight.name: weight for weight in _linear_weights(program)}.values())
-    numbers = load(lowering.core, weights) if load else [pack(lowering.core, w) for w in weights]
+    numbers = place(lowering.core, weights) if place else [pack(lowering.core, w) for w in weights]
     lowering.weights = dict(zip((weight.name for weight in weights), numbers, strict=True))
     for instruction in program.instructions:
         lowering.add(instruction)
     return lowering.core
+
+
+def core_shape(weight: Weight) -> tuple[str, int, int, int]:
+    """Type, matrices, rows and columns of a linear weight, or of stacked ones."""
+    rows, cols = weight.shape[-2:]
+    return weight.type.name, weight.shape[0] if len(weight.shape) == 3 else 1, rows, cols
+
+
+def pack(core: Any, weight: Weight) -> int:
+    """Pack a weight into the core's memory; its number."""
+    number: int = core.weight(*core_shape(weight), weight.data)
+    weight.info.release()  # the packed copy is read from now on
+    return number
 
 
 def _linear_weights(program: Program) -> Iterator[Weight]:

@@ -1,15 +1,15 @@
 """Packed weights kept on disk: the next start maps them instead of packing them again.
 
-A file holds the weights of one model as the kernels read them, large ones from a multiple of 2 MiB
-on (so that the system can map them in huge pages), then a JSON list of their shapes and their
-checksums, then the list's length and a magic word. It is written under another name and renamed
-when it is complete. Its name is a hash of the model file's size and time, of samples of its data,
-and of the layout.
+A file holds the weights of one model as the kernels read them, then a JSON list of their shapes and
+their checksums, then the list's length and a magic word. It is written under another name and
+renamed when it is complete. Its name is a hash of the model file's size and time, of samples of its
+data, and of the layout.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import mmap
 import os
@@ -20,19 +20,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from localllm.ops.native import core_shape, pack
 from localllm.ops.spec import Bytes, Weight
 
 SUFFIX = ".packed"
 UNFINISHED = ".part"
 MAGIC = b"LLMPACK1"
 TAIL = struct.Struct("<Q8s")  # length of the list, magic word
-LARGE = 2 << 20
-SMALL = 4096
+ALIGNMENT = 4096  # of a weight's place in the file
 SMALLEST = 32 << 20  # bytes of weights that are worth a file
 SPARE = 2 << 30  # bytes of the disk that are left free
 ABANDONED = 3600  # seconds after which an unfinished file is taken for a leftover
@@ -62,29 +63,35 @@ class PackedCache:
             weights: each of another name.
         """
         sizes = [_packed_size(weight) for weight in weights]
-        if SMALLEST <= sum(sizes) <= self.limit:
+        # A folder that begins nowhere is one whose home nobody knows.
+        if SMALLEST <= sum(sizes) <= self.limit and self.folder.is_absolute():
             with contextlib.suppress(OSError):
                 path = self.folder / (_identity(weights, sources) + SUFFIX)
                 numbers = _mapped(core, weights, sizes, path)
                 return numbers or self._written(core, weights, sizes, path)
         return [pack(core, weight) for weight in weights]
 
-    def files(self) -> list[Path]:
-        """The files in the folder, those used longest ago first."""
-        with contextlib.suppress(OSError):
-            found = [(path.stat().st_mtime, path) for path in self.folder.glob("*" + SUFFIX)]
-            return [path for _, path in sorted(found)]
-        return []
+    def files(self) -> dict[Path, int]:
+        """The files in the folder and their sizes, those used longest ago first."""
+        return self._files(SUFFIX)
 
     def clear(self) -> int:
-        """Remove all files; the bytes that were freed."""
+        """Remove all files, unfinished ones too; the bytes that were freed."""
         freed = 0
-        for path in self.files():
+        for path, size in (self.files() | self._files(UNFINISHED)).items():
             with contextlib.suppress(OSError):
-                size = bytes_on_disk(path)
                 path.unlink()
                 freed += size
         return freed
+
+    def _files(self, suffix: str) -> dict[Path, int]:
+        found = []
+        with contextlib.suppress(OSError):
+            for path in self.folder.glob("*" + suffix):
+                with contextlib.suppress(FileNotFoundError):  # another process removed it
+                    status = path.stat()
+                    found.append((status.st_mtime, path, status.st_size))
+        return {path: size for _, path, size in sorted(found)}
 
     def _written(
         self, core: Any, weights: Sequence[Weight], sizes: list[int], path: Path
@@ -99,12 +106,13 @@ class PackedCache:
         offsets = _offsets(sizes)
         handle, name = tempfile.mkstemp(UNFINISHED, dir=self.folder)
         try:
-            for weight, offset in zip(weights, offsets, strict=True):
-                core.pack_weight(*_shape(weight), weight.data, handle, offset)
+            for weight, offset in zip(weights, offsets, strict=False):
+                core.pack_weight(*core_shape(weight), weight.data, handle, offset)
                 weight.info.release()
+            os.ftruncate(handle, offsets[-1])
             parts = _parts(handle, sizes)
             sums = [core.checksum(part) for part in parts]
-            listed = json.dumps([list(map(_shape, weights)), sums]).encode()
+            listed = json.dumps([list(map(core_shape, weights)), sums]).encode()
             os.lseek(handle, 0, os.SEEK_END)
             os.write(handle, listed + TAIL.pack(len(listed), MAGIC))
             Path(name).replace(path)
@@ -121,30 +129,19 @@ class PackedCache:
         Raises:
             OSError: the disk is too full.
         """
-        for path in self.folder.glob("*" + UNFINISHED):
+        for path in self._files(UNFINISHED):
             if path.stat().st_mtime < time.time() - ABANDONED:
                 path.unlink(missing_ok=True)
-        kept = {path: bytes_on_disk(path) for path in self.files()}
-        while kept and sum(kept.values()) + size > self.limit:
-            oldest = next(iter(kept))
-            oldest.unlink(missing_ok=True)
-            del kept[oldest]
-        if shutil.disk_usage(self.folder).free < size + SPARE:
-            raise OSError("too little room")
-
-
-def bytes_on_disk(path: Path) -> int:
-    """What a file takes of its disk; the gaps between weights are not stored."""
-    status = path.stat()
-    blocks = getattr(status, "st_blocks", None)  # not on Windows
-    return status.st_size if blocks is None else 512 * blocks
-
-
-def pack(core: Any, weight: Weight) -> int:
-    """Pack a weight into the core's memory; its number."""
-    number: int = core.weight(*_shape(weight), weight.data)
-    weight.info.release()  # the packed copy is read from now on
-    return number
+        kept = self.files()
+        needed = size + SPARE
+        if shutil.disk_usage(self.folder).free + sum(kept.values()) < needed:
+            raise OSError(errno.ENOSPC, "too little room even without the other files")
+        for path in list(kept):
+            full = shutil.disk_usage(self.folder).free < needed
+            if not full and sum(kept.values()) + size <= self.limit:
+                break
+            path.unlink(missing_ok=True)
+            del kept[path]
 
 
 def _mapped(core: Any, weights: Sequence[Weight], sizes: list[int], path: Path) -> list[int] | None:
@@ -154,16 +151,17 @@ def _mapped(core: Any, weights: Sequence[Weight], sizes: list[int], path: Path) 
             end = stream.seek(0, os.SEEK_END) - TAIL.size
             stream.seek(max(0, end))
             length, magic = TAIL.unpack(stream.read())
-            if magic != MAGIC or end - length < _offsets(sizes)[-1] + sizes[-1]:
+            if magic != MAGIC or end - length < _offsets(sizes)[-1]:
                 return None
             stream.seek(end - length)
             shapes, sums = json.loads(stream.read(length))
-            if shapes != [list(_shape(weight)) for weight in weights]:
+            if shapes != [list(core_shape(weight)) for weight in weights]:
                 return None
             parts = _parts(stream.fileno(), sizes)
         if sums != [core.checksum(part) for part in parts]:
             return None
-        os.utime(path)
+        with contextlib.suppress(OSError):  # somebody else's, or on a read-only disk
+            os.utime(path)
     except (FileNotFoundError, struct.error, ValueError, OverflowError, TypeError, RecursionError):
         return None
     return _added(core, weights, parts)
@@ -172,34 +170,24 @@ def _mapped(core: Any, weights: Sequence[Weight], sizes: list[int], path: Path) 
 def _parts(handle: int, sizes: list[int]) -> list[Bytes]:
     """The packed weights in an open file, mapped."""
     memory = np.frombuffer(mmap.mmap(handle, 0, access=mmap.ACCESS_READ), np.uint8)
-    places = zip(_offsets(sizes), sizes, strict=True)
+    places = zip(_offsets(sizes), sizes, strict=False)
     return [memory[offset : offset + size] for offset, size in places]
 
 
 def _added(core: Any, weights: Sequence[Weight], parts: list[Bytes]) -> list[int]:
     pairs = zip(weights, parts, strict=True)
-    return [core.packed_weight(*_shape(weight), part) for weight, part in pairs]
-
-
-def _shape(weight: Weight) -> tuple[str, int, int, int]:
-    """Type, matrices, rows and columns, as the core wants them."""
-    matrices = weight.shape[0] if len(weight.shape) == 3 else 1
-    return (weight.type.name, matrices, *weight.shape[-2:])  # type: ignore[return-value]
+    return [core.packed_weight(*core_shape(weight), part) for weight, part in pairs]
 
 
 def _packed_size(weight: Weight) -> int:
     from localllm import _native
 
-    return _native.packed_size(*_shape(weight))
+    return _native.packed_size(*core_shape(weight))
 
 
 def _offsets(sizes: list[int]) -> list[int]:
-    offsets, end = [], 0
-    for size in sizes:
-        unit = LARGE if size >= LARGE else SMALL
-        offsets.append(-(-end // unit) * unit)
-        end = offsets[-1] + size
-    return offsets
+    """Where each weight begins, and the end of the last: one more."""
+    return [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
 
 
 def _identity(weights: Sequence[Weight], sources: Sequence[Path]) -> str:
@@ -207,7 +195,7 @@ def _identity(weights: Sequence[Weight], sources: Sequence[Path]) -> str:
     from localllm import _native
 
     known = blake2b(digest_size=16)
-    known.update(json.dumps([_native.packed_layout, *map(_shape, weights)]).encode())
+    known.update(json.dumps([_native.packed_layout, *map(core_shape, weights)]).encode())
     for source in sources:
         status = source.stat()
         known.update(struct.pack("<qq", status.st_size, status.st_mtime_ns))

@@ -73,11 +73,10 @@ class Tokenizer(ABC):
             ids += self._suffix()
         return ids
 
-    def control_texts(self, text: str) -> list[str]:
-        """The texts of the control tokens that `parse_special` finds in `text`, longest first."""
+    def control_texts(self, text: str) -> set[str]:
+        """The texts of the control tokens that `parse_special` finds in `text`."""
         found = {piece for piece in self._splitter.split(text, True) if isinstance(piece, int)}
-        texts = [self.token_bytes(token) for token in sorted(found) if self.is_control(token)]
-        return [control.decode() for control in sorted(texts, key=len, reverse=True)]
+        return {self.token_bytes(token).decode() for token in found if self.is_control(token)}
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD.

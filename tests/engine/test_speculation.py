@@ -3,6 +3,7 @@
 import random
 from importlib.resources import files
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ class Guesser:
 
     def propose(self, tokens, count):
         guessed, text = [], list(tokens)
-        for _ in range(count):
+        for _ in range(count - (self.random.random() < self.spoilt)):
             text.append(int(fake_logits(text).argmax()))
             guessed.append(self.random.randrange(64))
             if self.random.random() >= self.spoilt:
@@ -124,10 +125,15 @@ def test_the_native_program_says_the_same_for_several_rows(kv_type, temperature)
     assert engine.last_stats.accepted_tokens > 0
 
 
-@pytest.mark.parametrize("budget", [1, 5, 512])
-def test_a_draft_model_reads_only_what_is_new(budget):
-    runner = FakeRunner(pages=40, page_size=4)
-    model = DraftModel(runner, VOCABULARY, budget)
+def draft_model(pages):
+    runner = FakeRunner(pages=pages, page_size=4)
+    return runner, DraftModel(runner.step, np.arange(pages, dtype=np.int32), 4 * pages, VOCABULARY)
+
+
+@pytest.mark.parametrize("step", [1, 5, 512])
+def test_a_draft_model_reads_only_what_is_new(step, monkeypatch):
+    monkeypatch.setattr("localllm.engine.draft_model.STEP_TOKENS", step)
+    runner, model = draft_model(pages=40)
     engine = fake_engine(128, drafter=lambda: model)
     for prompt in (PROMPT, [*PROMPT[:6], 1, 2], PROMPT):
         before = sum(len(batch.tokens) for batch in runner.batches)
@@ -139,7 +145,7 @@ def test_a_draft_model_reads_only_what_is_new(budget):
 
 
 def test_a_draft_model_stops_guessing_where_its_context_ends():
-    model = DraftModel(FakeRunner(pages=4, page_size=4), VOCABULARY, 512)
+    _, model = draft_model(pages=4)
     engine = fake_engine(128, drafter=lambda: model)
     assert ids(engine.generate(PROMPT, greedy(40))) == expected_tokens(PROMPT, 40)
     assert engine.last_stats.accepted_tokens == 5

@@ -5,6 +5,8 @@ import random
 import shutil
 import time
 from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,7 +105,7 @@ def test_those_used_longest_ago_give_way(tmp_path):
     cache = PackedCache(tmp_path, 1 << 30)
     logits(cache)
     (path,) = cache.files()
-    size = packed.bytes_on_disk(path)
+    size = cache.files()[path]
     for index in range(3):
         (tmp_path / f"{index}.packed").write_bytes(b"x" * size)
         os.utime(tmp_path / f"{index}.packed", (index + 1, index + 1))
@@ -118,9 +120,49 @@ def test_a_model_beyond_the_limit_is_not_kept(tmp_path):
 
 
 def test_a_full_disk_costs_only_the_file(cache, monkeypatch):
+    cache.folder.mkdir()
+    other = cache.folder / "other.packed"
+    other.write_bytes(b"x")
     monkeypatch.setattr(packed, "SPARE", 1 << 60)
     assert (logits(cache) == EXPECTED).all()
-    assert list(cache.folder.iterdir()) == []
+    assert list(cache.folder.iterdir()) == [other]
+
+
+def test_others_give_way_to_a_disk_that_is_nearly_full(cache, monkeypatch):
+    logits(cache)
+    (path,) = cache.files()
+    size = cache.files()[path]
+    path.unlink()
+    for index in range(3):
+        (cache.folder / f"{index}.packed").write_bytes(b"x" * size)
+        os.utime(cache.folder / f"{index}.packed", (index + 1, index + 1))
+    disk = 4 * size + size // 2
+
+    def usage(folder):
+        free = disk - sum(p.stat().st_size for p in cache.folder.iterdir())
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr(packed.shutil, "disk_usage", usage)
+    monkeypatch.setattr(packed, "SPARE", size)
+    assert (logits(cache) == EXPECTED).all()
+    assert {p.name for p in cache.files()} == {"1.packed", "2.packed", path.name}
+
+
+def test_a_file_that_cannot_be_touched_is_used_all_the_same(cache, monkeypatch):
+    def refused(path):
+        raise PermissionError
+
+    logits(cache)
+    monkeypatch.setattr(packed.os, "utime", refused)
+    count = packings(monkeypatch)
+    assert (logits(cache) == EXPECTED).all()
+    assert count[0] == 0
+
+
+def test_a_folder_that_begins_nowhere_is_not_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (logits(PackedCache(Path("~/.cache"), 1 << 30)) == EXPECTED).all()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
@@ -169,6 +211,7 @@ def test_an_interrupt_leaves_nothing_behind_and_leftovers_go(cache, monkeypatch)
 def test_clear_says_what_it_freed(cache):
     logits(cache)
     (path,) = cache.files()
-    size = packed.bytes_on_disk(path)
-    assert cache.clear() == size > 5e6
-    assert cache.files() == []
+    size = cache.files()[path]
+    (cache.folder / "killed.part").write_bytes(b"x" * 1000)
+    assert cache.clear() == size + 1000 > 5e6
+    assert list(cache.folder.iterdir()) == []
