@@ -5,7 +5,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
@@ -57,16 +56,14 @@ class Builder {
                      int64_t offset) {
         const Type t = type_named(type);
         check_weight(t, matrices, rows, cols, data.size());
-        std::atomic<int> error{0};
+        int error;
         {
             nb::gil_scoped_release release;
             const std::lock_guard<std::mutex> lock(running_);
-            program.pack_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols),
-                                data.data(), [&](const uint8_t* part, size_t bytes, size_t at) {
-                                    const int failed = write_at(file, part, bytes, offset + static_cast<int64_t>(at));
-                                    if (failed) error = failed;
-                                    return failed == 0;
-                                });
+            error = program.pack_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols),
+                                        data.data(), [&](const uint8_t* part, size_t bytes, size_t at) {
+                                            return write_at(file, part, bytes, offset + static_cast<int64_t>(at));
+                                        });
         }
         if (error) {
             errno = error;
@@ -78,7 +75,8 @@ class Builder {
         const Type t = type_named(type);
         const int m = static_cast<int>(matrices), r = static_cast<int>(rows), c = static_cast<int>(cols);
         check_shape(t, matrices, rows, cols);
-        check_packed(t, m, r, c, packed.data(), packed.size());
+        require(packed.size() == PackedMatrix(t, m, r, c).bytes(), "weight: another size than packed");
+        require(reinterpret_cast<uintptr_t>(packed.data()) % 64 == 0, "weight: not aligned to 64 bytes");
         kept.push_back(nb::cast(packed));
         return program.add_packed(t, m, r, c, packed.data());
     }
@@ -309,10 +307,6 @@ class Builder {
         for (const Kernels* k : available_kernels())
             if (isa == k->name) return *k;
         throw nb::value_error(("the instruction set is not available here: " + isa).c_str());
-    }
-    static void check_packed(Type type, int matrices, int rows, int cols, const uint8_t* data, size_t bytes) {
-        require(bytes == PackedMatrix(type, matrices, rows, cols).bytes(), "weight: another size than packed");
-        require(reinterpret_cast<uintptr_t>(data) % 64 == 0, "weight: the packed form is not aligned to 64 bytes");
     }
     int buffer_id(int id) const {
         require(id >= 0 && id < static_cast<int>(program.widths.size()), "no such buffer");

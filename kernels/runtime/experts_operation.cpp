@@ -64,22 +64,23 @@ class Mixture {
         hidden_ = reinterpret_cast<float*>(room(at.hidden));
         result_ = reinterpret_cast<float*>(room(at.result));
         // The router's activations lie where the experts' will: those are prepared when the routing is over.
-        to_router_.add(*op.router, room(at.quants), room(at.floats));
-        for (const PackedMatrix* weight : {op.gate, op.up}) outer_.add(*weight, room(at.quants), room(at.floats));
-        inner_.add(*op.down, room(at.hidden_quants), room(at.hidden_floats));
+        to_rto_gate_and_up_.add(*op.router, room(at.quants), room(at.floats));
+        for (const PackedMatrix* weight : {op.gate, op.up})
+            to_gate_and_up_.add(*weight, room(at.quants), room(at.floats));
+        to_down_.add(*op.down, room(at.hidden_quants), room(at.hidden_floats));
     }
 
     // Scores this thread's rows and chooses their experts.
     void route() {
-        std::vector<Tile> rows;
-        append_tiles(rows, 0, 0, rows_, 1, k_);
+        std::vector<Tile> row_tiles;
+        append_tiles(row_tiles, 0, 0, rows_, 1, k_);
         std::vector<int32_t> best(experts_);
         const auto [begin, end] = team_.share(rows_);
         for (int64_t row = begin; row < end; ++row) {
             float* scores = scores_ + row * experts_;
-            prepare_tile(kernels_, rows[row], k_, to_router_, [&](int) { return input(row); });
+            prepare_tile(kernels_, row_tiles[row], k_, to_rto_gate_and_up_, [&](int) { return input(row); });
             for (int panel = 0; panel < op_.router->panels; ++panel)
-                multiply(kernels_, *op_.router, panel, rows[row], to_router_,
+                multiply(kernels_, *op_.router, panel, row_tiles[row], to_rto_gate_and_up_,
                          [&](int, int first, int count, const float* y) { copy(y, count, scores + first); });
             choose(scores, best, choices_ + row * used_, shares_ + row * used_);
         }
@@ -106,14 +107,15 @@ class Mixture {
         }
         const auto [begin, end] = team_.share(static_cast<int64_t>(tiles_.size()));
         for (int64_t i = begin; i < end; ++i)
-            prepare_tile(kernels_, tiles_[i], k_, outer_, [&](int slot) { return input(order_[slot] / used_); });
+            prepare_tile(kernels_, tiles_[i], k_, to_gate_and_up_,
+                         [&](int slot) { return input(order_[slot] / used_); });
     }
 
     void multiply_gate_and_up() {
         for_panels(0, 2 * op_.gate->panels, [&](int panel, int tile) {
             const bool is_up = panel >= op_.gate->panels;
             multiply(kernels_, is_up ? *op_.up : *op_.gate, is_up ? panel - op_.gate->panels : panel, tiles_[tile],
-                     outer_, [&](int slot, int first, int count, const float* y) {
+                     to_gate_and_up_, [&](int slot, int first, int count, const float* y) {
                          copy(y, count, hidden(slot) + (is_up ? ffn_ : 0) + first);
                      });
         });
@@ -126,13 +128,13 @@ class Mixture {
             const Tile& tile = hidden_tiles_[i];
             for (int slot = tile.start; slot < tile.start + tile.valid; ++slot)
                 kernels_.gated_act(hidden(slot), hidden(slot) + ffn_, hidden(slot), ffn_, op_.kind);
-            prepare_tile(kernels_, tile, ffn_, inner_, [&](int slot) { return hidden(slot); });
+            prepare_tile(kernels_, tile, ffn_, to_down_, [&](int slot) { return hidden(slot); });
         }
     }
 
     void multiply_down() {
         for_panels(1, op_.down->panels, [&](int panel, int tile) {
-            multiply(kernels_, *op_.down, panel, hidden_tiles_[tile], inner_,
+            multiply(kernels_, *op_.down, panel, hidden_tiles_[tile], to_down_,
                      [&](int slot, int first, int count, const float* y) {
                          copy(y, count, result_ + static_cast<int64_t>(order_[slot]) * k_ + first);
                      });
@@ -158,7 +160,7 @@ class Mixture {
     const int rows_, experts_, used_, k_, ffn_;
     float *scores_, *shares_, *hidden_, *result_;  // [row][expert], [row][used], [slot][gate, up], [row][used][k]
     int32_t *choices_, *order_, *starts_;          // [row][used]; indices into it sorted by expert; where each begins
-    Prepared to_router_, outer_, inner_;
+    Prepared to_rto_gate_and_up_, to_gate_and_up_, to_down_;
     std::vector<Tile> tiles_, hidden_tiles_;
     std::vector<int> first_tile_;  // of each expert
 

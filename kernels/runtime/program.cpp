@@ -1,5 +1,6 @@
 #include "runtime/program.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -27,25 +28,26 @@ int Program::add_packed(Type type, int matrices, int rows, int cols, const uint8
     return static_cast<int>(weights.size()) - 1;
 }
 
-bool Program::pack_weight(Type type, int matrices, int rows, int cols, const uint8_t* data, const Write& write) {
+int Program::pack_weight(Type type, int matrices, int rows, int cols, const uint8_t* data, const Write& write) {
     const PackedMatrix packed(type, matrices, rows, cols);
     constexpr size_t part = size_t{256} << 10;  // stays in the cache between packing and writing
     const int panels = packed.panels, total = panels * matrices;
     const int run = static_cast<int>(std::max<size_t>(1, part / packed.panel_bytes));
     std::atomic<int> next{0};
-    std::atomic<bool> good{true};
+    std::atomic<int> error{0};
     pool.run([&](Team&) {
         std::vector<uint8_t> buffer(run * packed.panel_bytes);
-        for (int from = next.fetch_add(run); from < total && good; from = next.fetch_add(run)) {
+        for (int from = next.fetch_add(run); from < total && !error; from = next.fetch_add(run)) {
             const int count = std::min(run, total - from);
             std::fill(buffer.begin(), buffer.end(), uint8_t{0});
             for (int i = 0; i < count; ++i)
                 pack_panel(data, packed, (from + i) / panels, (from + i) % panels,
                            buffer.data() + i * packed.panel_bytes);
-            if (!write(buffer.data(), count * packed.panel_bytes, from * packed.panel_bytes)) good = false;
+            const int failed = write(buffer.data(), count * packed.panel_bytes, from * packed.panel_bytes);
+            if (failed) error = failed;
         }
     });
-    return good;
+    return error;
 }
 
 uint64_t Program::checksum(const uint8_t* data, size_t bytes) {

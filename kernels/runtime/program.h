@@ -79,9 +79,10 @@ class Program {
     int add_weight(Type type, int matrices, int rows, int cols, const uint8_t* data);
     // Adds a weight that was packed before; its memory stays the caller's.
     int add_packed(Type type, int matrices, int rows, int cols, const uint8_t* packed);
-    // Packs a weight on all threads without keeping it: each part goes to `write` with its offset. False once that is.
-    using Write = std::function<bool(const uint8_t* part, size_t bytes, size_t offset)>;
-    bool pack_weight(Type type, int matrices, int rows, int cols, const uint8_t* data, const Write& write);
+    // Packs a weight on all threads without keeping it: each part goes to `write` with its offset, until that returns
+    // an error (errno), which is returned; else 0.
+    using Write = std::function<int(const uint8_t* part, size_t bytes, size_t offset)>;
+    int pack_weight(Type type, int matrices, int rows, int cols, const uint8_t* data, const Write& write);
     // The sum of the 64-bit words of some memory, read by all threads: tells whether it is what it was.
     uint64_t checksum(const uint8_t* data, size_t bytes);
     // Adds an operation; `on_selected` is set once a Select has been added.

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from localllm.cli.loading import find
-from localllm.cli.options import OutputOptions, with_options
+from localllm.cli.options import EngineOptions, OutputOptions, with_options
+from localllm.cli.settings import packed_cache, settle
 from localllm.errors import UsageError
 
 
@@ -66,7 +67,7 @@ def command(
         versus=vs,
     )
     report: dict[str, Any] = (
-        benchmark(find(model).path, plan)
+        benchmark(find(model).path, plan, packed_cache(settle(EngineOptions()).packed_cache))
         if synthetic is None
         else benchmark_synthetic(synthetic, quant, plan)
     )

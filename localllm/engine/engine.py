@@ -126,7 +126,7 @@ class Engine:
                 page_size=PAGE_SIZE,
                 kv_type=kv_type,
                 threads=threads or default_threads(),
-                place=partial(packed.load, [shard.path for shard in file.shards])
+                place=partial(packed.place, [shard.path for shard in file.shards])
                 if packed
                 else None,
             )

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ from localllm.evaluate.synthetic import catalog_model
 from localllm.gguf import GGUFFile
 from localllm.hub.catalog import load_catalog
 from localllm.models import load_definition
+from localllm.ops.packed import PackedCache
 from localllm.units import in_bytes
 
 Tokens = npt.NDArray[np.int32]
@@ -121,8 +123,13 @@ class BenchPlan:
         return [Work("prefill", self.prefill, 1, 0), *decodes]
 
 
-def benchmark(path: Path, plan: BenchPlan) -> dict[str, Any]:
+def benchmark(path: Path, plan: BenchPlan, packed: PackedCache | None = None) -> dict[str, Any]:
     """Measure a model file.
+
+    Args:
+        path: of the file.
+        plan: what is measured.
+        packed: where packed weights are kept; None: nowhere.
 
     Returns:
         `prefill_tokens_per_second` and `decode_tokens_per_second` (batch 1, depth 0), `results`
@@ -136,7 +143,7 @@ def benchmark(path: Path, plan: BenchPlan) -> dict[str, Any]:
     works = plan.works()
     room = max(work.batch * _whole_pages(work.depth + work.tokens) for work in works)
     vocabulary = load_definition(GGUFFile.open(path)).config.vocab
-    contestants: list[Contestant] = [Localllm(path, room, threads, plan.kv_type)]
+    contestants: list[Contestant] = [Localllm(path, room, threads, plan.kv_type, packed)]
     try:
         if plan.versus:
             sequences = max(work.batch for work in works)
@@ -208,7 +215,9 @@ class Localllm:
 
     name = "localllm"
 
-    def __init__(self, path: Path, room: int, threads: int, kv_type: str) -> None:
+    def __init__(
+        self, path: Path, room: int, threads: int, kv_type: str, packed: PackedCache | None
+    ) -> None:
         start = time.perf_counter()
         file = GGUFFile.open(path)
         model = load_definition(file)
@@ -219,6 +228,7 @@ class Localllm:
             page_size=PAGE_SIZE,
             kv_type=kv_type,
             threads=threads,
+            place=partial(packed.place, [shard.path for shard in file.shards]) if packed else None,
         )
         self.load_seconds = time.perf_counter() - start
         self.past = 0

@@ -51,7 +51,7 @@ class PackedCache:
     folder: Path
     limit: int
 
-    def load(self, sources: Sequence[Path], core: Any, weights: Sequence[Weight]) -> list[int]:
+    def place(self, sources: Sequence[Path], core: Any, weights: Sequence[Weight]) -> list[int]:
         """The core's numbers of some weights, from the folder or packed now.
 
         Whatever is wrong with the folder or a file in it, the weights are loaded: at worst they

@@ -9,10 +9,10 @@ from pathlib import Path
 import books as novels
 import data
 import numpy as np
-import tokenizer as tokens_of
 import torch
 from source import Chat, Source
 from template import render
+from tokenizer import END_OF_TEXT, plain_text, train_tokenizer
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -50,12 +50,14 @@ def build_corpus(books: Path, folder: Path, token_count: int, seed: int) -> None
     prose_share = 1.0 - used - data.STORY_SHARE
     documents += _book_pieces(tokenizer, train_books, int(prose_share * token_count), source.rng)
     source.rng.shuffle(documents)
+    unfinished = folder / "corpus.new.npz"
     np.savez(
-        folder / "corpus.npz",
+        unfinished,
         tokens=np.concatenate([t for t, _ in documents]),
         weights=np.concatenate([w for _, w in documents]),
         starts=np.cumsum([0] + [len(t) for t, _ in documents]),
     )
+    unfinished.replace(folder / "corpus.npz")
 
 
 def _make_tokenizer(source: Source, books: list[str]) -> Tokenizer:
@@ -66,7 +68,7 @@ def _make_tokenizer(source: Source, books: list[str]) -> Tokenizer:
             chat = make(source)
             chats.append("".join(text for text, _ in render(chat.messages, chat.tools)))
     paragraphs = [p for book in books for p in book.split("\n\n")]
-    return tokens_of.train_tokenizer(tokens_of.plain_text(t) for t in chats + paragraphs)
+    return train_tokenizer(plain_text(t) for t in chats + paragraphs)
 
 
 def _encode_chats(tokenizer: Tokenizer, make: Callable[[], Chat], wanted: int) -> list:
@@ -94,7 +96,7 @@ def _encode_chats(tokenizer: Tokenizer, make: Callable[[], Chat], wanted: int) -
 
 def _book_pieces(tokenizer: Tokenizer, books: list[str], wanted: int, rng: random.Random) -> list:
     """Cut the books into rows, anew for each pass, until they hold `wanted` tokens."""
-    end = tokenizer.token_to_id(tokens_of.END_OF_TEXT)
+    end = tokenizer.token_to_id(END_OF_TEXT)
     encoded = [np.array([*e.ids, end], np.uint16)
                for e in tokenizer.encode_batch_fast(books, add_special_tokens=False)]  # fmt: skip
     print(f"books: {sum(map(len, encoded))} tokens, {wanted} wanted", flush=True)

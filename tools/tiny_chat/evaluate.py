@@ -1,10 +1,10 @@
 """Measures each skill of tiny-chat on cases that were never in its training data.
 
-    python tools/tiny_chat/evaluate.py --checkpoint DIR/checkpoint.pt
+    python tools/tiny_chat/evaluate.py --checkpoint DIR/mean.pt
     python tools/tiny_chat/evaluate.py --model localllm/assets/tiny-chat.gguf
 
 Names, cities, made-up words, pairs of numbers and questions come from the held-out side of the
-split in data.py. Decoding is greedy. A case counts when the whole answer is exactly right, except:
+split in source.py. Decoding is greedy. A case counts when the whole answer is exactly right, but
 how-to answers must name the right command in backticks, thinking must come in a closed <think>
 block before the exact answer, and prose must go on for 20 words, 95 % of them words of the books,
 without falling into a loop.

@@ -1,6 +1,6 @@
 """Writes a trained tiny-chat as a GGUF file that llama.cpp and localllm can load.
 
-python tools/tiny_chat/export.py DIR/checkpoint.pt DIR/tokenizer.json tiny-chat.gguf
+python tools/tiny_chat/export.py DIR/mean.pt DIR/tokenizer.json tiny-chat.gguf
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MOMENTUM = 0.95
+DECAY = 0.01  # of the weights, a step, times the learning rate
+
 
 class Muon:
     """Momentum whose update is replaced by the nearest (semi-)orthogonal matrix.
@@ -12,8 +15,7 @@ class Muon:
     Matrices of one shape are orthogonalised together, by five Newton-Schulz steps in bfloat16.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], decay: float = 0.01) -> None:
-        self.decay = decay
+    def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
         by_shape: dict[tuple[int, ...], list[torch.nn.Parameter]] = {}
         for parameter in parameters:
             by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
@@ -21,16 +23,16 @@ class Muon:
         self.momenta = [torch.zeros(len(g), *g[0].shape) for g in self.groups]
 
     @torch.no_grad()
-    def step(self, rate: float, momentum: float = 0.95) -> None:
+    def step(self, rate: float) -> None:
         """Change the parameters by one step of the given learning rate."""
         for group, state in zip(self.groups, self.momenta, strict=True):
             gradient = torch.stack([p.grad for p in group])
-            state.lerp_(gradient, 1 - momentum)
-            update = self._orthogonal(gradient.lerp(state, momentum))
+            state.lerp_(gradient, 1 - MOMENTUM)
+            update = self._orthogonal(gradient.lerp(state, MOMENTUM))
             rows, columns = group[0].shape
             scale = rate * max(1.0, rows / columns) ** 0.5
             for parameter, change in zip(group, update.float(), strict=True):
-                parameter.mul_(1 - rate * self.decay).add_(change, alpha=-scale)
+                parameter.mul_(1 - rate * DECAY).add_(change, alpha=-scale)
 
     @staticmethod
     def _orthogonal(x: Tensor) -> Tensor:

@@ -66,14 +66,14 @@ def train(stretch: Stretch, threads: int, resume: bool) -> None:
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and n != "embed"]
     others = [p for n, p in model.named_parameters() if p.ndim == 1 or n == "embed"]
     muon, adam = Muon(matrices), torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
-    step, seconds, first = 0, 0.0, 0
+    step, seconds = 0, 0.0
     checkpoint = stretch.folder / "checkpoint.pt"
     if resume and checkpoint.exists():
         state = torch.load(checkpoint)
         model.load_state_dict(state["model"])
         adam.load_state_dict(state["adam"])
         muon.momenta = state["muon"]
-        step, seconds, first = state["step"], state["seconds"], state["step"]
+        step, seconds = state["step"], state["seconds"]
 
     def save() -> None:
         state = {"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.momenta}
@@ -85,8 +85,8 @@ def train(stretch: Stretch, threads: int, resume: bool) -> None:
     total = math.ceil(stretch.tokens / BATCH_TOKENS)
     saved, losses = time.monotonic(), []
     stopping: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
-    for tokens, weights, numbers in corpus.batches(skip=first):
+    before = signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
+    for tokens, weights, numbers in corpus.batches(skip=step):
         if step >= total:
             break
         begun = time.monotonic()
@@ -114,6 +114,7 @@ def train(stretch: Stretch, threads: int, resume: bool) -> None:
             saved = time.monotonic()
         if stopping:
             raise SystemExit("stopped; go on with --resume")
+    signal.signal(signal.SIGTERM, before)
     save()
 
 
