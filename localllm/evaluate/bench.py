@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -270,18 +270,9 @@ class LlamaCpp:
     name = "llama.cpp"
 
     def __init__(self, path: Path, room: int, sequences: int, threads: int, kv_type: str) -> None:
-        try:
-            import llama_cpp
-        except ImportError as error:
-            raise LocalLLMError(
-                "--vs llama.cpp: llama-cpp-python is not installed",
-                "pip install 'localllm[llamacpp]'",
-            ) from error
         start = time.perf_counter()
-        self.api: Any = llama_cpp
-        self.log = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self.log, None)
-        llama_cpp.llama_backend_init()
+        llama_cpp, _ = _silent_llama_cpp()
+        self.api = llama_cpp
         self.model = llama_cpp.llama_model_load_from_file(
             str(path).encode(), llama_cpp.llama_model_default_params()
         )
@@ -331,6 +322,22 @@ class LlamaCpp:
         self.api.llama_batch_free(self.batch)
         self.api.llama_free(self.context)
         self.api.llama_model_free(self.model)
+
+
+@cache
+def _silent_llama_cpp() -> tuple[Any, Any]:
+    """The peer's module, and its log's callback, which must live as long as the process."""
+    try:
+        import llama_cpp
+    except ImportError as error:
+        raise LocalLLMError(
+            "--vs llama.cpp: llama-cpp-python is not installed",
+            "pip install 'localllm[llamacpp]'",
+        ) from error
+    log = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(log, None)
+    llama_cpp.llama_backend_init()
+    return llama_cpp, log
 
 
 @contextmanager
