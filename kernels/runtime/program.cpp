@@ -58,7 +58,7 @@ uint64_t Program::checksum(const uint8_t* data, size_t bytes) {
         for (int64_t i = begin; i < end; ++i) {
             uint64_t word;
             std::memcpy(&word, data + 8 * i, 8);
-            sum += word;
+            sum += word * static_cast<uint64_t>(2 * i + 1);
         }
         total += sum;
     });

@@ -83,7 +83,8 @@ class Program {
     // an error (errno), which is returned; else 0.
     using Write = std::function<int(const uint8_t* part, size_t bytes, size_t offset)>;
     int pack_weight(Type type, int matrices, int rows, int cols, const uint8_t* data, const Write& write);
-    // The sum of the 64-bit words of some memory, read by all threads: tells whether it is what it was.
+    // The sum of the 64-bit words of some memory, each times an odd number that its place gives: tells whether it is
+    // what it was. Read by all threads.
     uint64_t checksum(const uint8_t* data, size_t bytes);
     // Adds an operation; `on_selected` is set once a Select has been added.
     void add(std::unique_ptr<Operation> operation);

@@ -313,6 +313,10 @@ void test_packing() {
         check(sum == program.checksum(parts.data(), parts.size()), "equal bytes, other checksums");
         parts[random.below(static_cast<int>(parts.size()))] ^= 1 << random.below(8);
         check(sum != program.checksum(parts.data(), parts.size()), "a changed bit, the same checksum");
+        std::copy(whole.data, whole.data + whole.bytes(), parts.begin());
+        std::swap_ranges(parts.begin(), parts.begin() + 64, parts.begin() + 256);
+        check(sum != program.checksum(parts.data(), parts.size()) || std::equal(parts.begin(), parts.end(), whole.data),
+              "words that changed places, the same checksum");
         std::atomic<int> calls{0};
         const auto fail = [&](const uint8_t*, size_t, size_t) {
             ++calls;

@@ -80,12 +80,18 @@ def think(repl: Repl, rest: str) -> None:
 
 def regenerate(repl: Repl, rest: str) -> None:
     """`/regen`: with a fixed seed the next seed is used, or the answer would be the same."""
-    text = repl.conversation.undo()
+    conversation, before = repl.conversation, list(repl.conversation.turns)
+    text = conversation.undo()
     if text is None:
         raise UsageError("nothing to answer yet")
     if repl.params.seed is not None:
-        repl.params = dataclasses.replace(repl.params, seed=repl.params.seed + 1)
-    repl.ask(text)
+        repl.params = dataclasses.replace(repl.params, seed=(repl.params.seed + 1) % 2**64)
+    kept = len(conversation.turns)
+    try:
+        repl.ask(text)
+    finally:
+        if len(conversation.turns) == kept:  # there is no other answer
+            conversation.turns[:] = before
 
 
 def undo(repl: Repl, rest: str) -> None:
@@ -214,7 +220,8 @@ def _value(name: str, text: str) -> Any:
     if name == "stop":
         try:
             plain = text.strip('"')
-            return (plain.encode().decode("unicode_escape") if "\\" in text else plain,)
+            escaped = plain.encode("latin-1", "backslashreplace")  # as unicode_escape reads it
+            return (escaped.decode("unicode_escape") if "\\" in text else plain,)
         except UnicodeError:
             raise UsageError(f"/set stop {text}: the backslash begins no known escape") from None
     if name == "logit_bias":
@@ -223,6 +230,10 @@ def _value(name: str, text: str) -> Any:
             return {int(token): float(bias)}
         except ValueError:
             raise UsageError("/set logit_bias takes ID=BIAS") from None
+    if name == "ignore_eos":
+        if text not in ("true", "false", "on", "off"):
+            raise UsageError(f"/set ignore_eos {text}: must be on or off")
+        return text in ("true", "on")
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from localllm.errors import LocalLLMError
 
 _FORMAT = "localllm-conversation"
 _ROLES = frozenset({"user", "assistant", "tool"})
+_TEXTS = ("role", "content", "reasoning_content")  # of a message
 
 
 class Conversation:
@@ -68,6 +70,8 @@ class Conversation:
             beside = target.with_name(f".{target.name}.{os.getpid()}.part")
             try:
                 beside.write_bytes(text.encode("utf-8", "backslashreplace"))
+                if target.exists():
+                    shutil.copymode(target, beside)
                 os.replace(beside, target)
             finally:
                 beside.unlink(missing_ok=True)
@@ -83,6 +87,8 @@ class Conversation:
             LocalLLMError: the file cannot be read or is not a conversation; says what is wrong.
         """
         try:
+            if path.exists() and not path.is_file():  # a pipe would wait for ever
+                raise LocalLLMError(f"cannot load {path}: it is not a regular file")
             document = json.loads(path.read_text("utf-8"))
         except OSError as error:
             raise LocalLLMError(f"cannot load {path}: {error.strerror}") from error
@@ -97,5 +103,7 @@ class Conversation:
             known = isinstance(turn, dict) and str(turn.get("role")) in _ROLES
             if not known or not isinstance(turn.get("content"), str):
                 raise LocalLLMError(f"{path}: message {number} has no known role or no text")
-            conversation.turns.append(turn)
+            # Texts alone: nothing else was ever saved, and templates take anything for what it is.
+            texts = {key: turn[key] for key in _TEXTS if isinstance(turn.get(key), str)}
+            conversation.turns.append(texts)
         return conversation

@@ -26,7 +26,7 @@ def command(
     cache = packed_cache(settle(EngineOptions()).packed_cache)
     freed = cache.clear() if clear else 0
     files = cache.files()
-    size = sum(files.values())
+    size = sum(files.values()) + sum(cache.unfinished().values())
     if output.json:
         document = {
             "folder": str(cache.folder),

@@ -2,8 +2,8 @@
 
 A file holds the weights of one model as the kernels read them, then a JSON list of their shapes and
 their checksums, then the list's length and a magic word. It is written under another name and
-renamed when it is complete. Its name is a hash of the model file's size and time, of samples of its
-data, and of the layout.
+renamed when it is complete. Its name is a hash of the model file's size and times, of samples of
+its data, and of the layout.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import shutil
+import stat
 import struct
 import tempfile
 import time
@@ -66,6 +67,7 @@ class PackedCache:
         # A folder that begins nowhere is one whose home nobody knows.
         if SMALLEST <= sum(sizes) <= self.limit and self.folder.is_absolute():
             with contextlib.suppress(OSError):
+                self._remove_leftovers()
                 path = self.folder / (_identity(weights, sources) + SUFFIX)
                 numbers = _mapped(core, weights, sizes, path)
                 return numbers or self._written(core, weights, sizes, path)
@@ -75,10 +77,14 @@ class PackedCache:
         """The files in the folder and their sizes, those used longest ago first."""
         return self._files(SUFFIX)
 
+    def unfinished(self) -> dict[Path, int]:
+        """Files that are being written, or were when their program was ended."""
+        return self._files(UNFINISHED)
+
     def clear(self) -> int:
         """Remove all files, unfinished ones too; the bytes that were freed."""
         freed = 0
-        for path, size in (self.files() | self._files(UNFINISHED)).items():
+        for path, size in (self.files() | self.unfinished()).items():
             with contextlib.suppress(OSError):
                 path.unlink()
                 freed += size
@@ -88,9 +94,10 @@ class PackedCache:
         found = []
         with contextlib.suppress(OSError):
             for path in self.folder.glob("*" + suffix):
-                with contextlib.suppress(FileNotFoundError):  # another process removed it
-                    status = path.stat()
-                    found.append((status.st_mtime, path, status.st_size))
+                with contextlib.suppress(OSError):  # another process removed it
+                    status = path.lstat()
+                    if stat.S_ISREG(status.st_mode):
+                        found.append((status.st_mtime, path, status.st_size))
         return {path: size for _, path, size in sorted(found)}
 
     def _written(
@@ -123,15 +130,18 @@ class PackedCache:
             os.close(handle)
         return _added(core, weights, parts)
 
+    def _remove_leftovers(self) -> None:
+        for path in self.unfinished():
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < time.time() - ABANDONED:
+                    path.unlink()
+
     def _make_room(self, size: int) -> None:
-        """Remove leftovers, and files used long ago, until there is room for so many bytes.
+        """Remove files used long ago, until there is room for so many bytes.
 
         Raises:
             OSError: the disk is too full.
         """
-        for path in self._files(UNFINISHED):
-            if path.stat().st_mtime < time.time() - ABANDONED:
-                path.unlink(missing_ok=True)
         kept = self.files()
         needed = size + SPARE
         if shutil.disk_usage(self.folder).free + sum(kept.values()) < needed:
@@ -147,11 +157,13 @@ class PackedCache:
 def _mapped(core: Any, weights: Sequence[Weight], sizes: list[int], path: Path) -> list[int] | None:
     """Numbers of weights that were packed before; None if they were not, or are damaged."""
     try:
+        if not path.is_file():  # a pipe would wait for ever
+            return None
         with path.open("rb") as stream:
             end = stream.seek(0, os.SEEK_END) - TAIL.size
             stream.seek(max(0, end))
-            length, magic = TAIL.unpack(stream.read())
-            if magic != MAGIC or end - length < _offsets(sizes)[-1]:
+            length, magic = TAIL.unpack(stream.read(TAIL.size))
+            if magic != MAGIC or end - length != _offsets(sizes)[-1]:
                 return None
             stream.seek(end - length)
             shapes, sums = json.loads(stream.read(length))
@@ -169,7 +181,9 @@ def _mapped(core: Any, weights: Sequence[Weight], sizes: list[int], path: Path) 
 
 def _parts(handle: int, sizes: list[int]) -> list[Bytes]:
     """The packed weights in an open file, mapped."""
-    memory = np.frombuffer(mmap.mmap(handle, 0, access=mmap.ACCESS_READ), np.uint8)
+    memory = np.frombuffer(
+        mmap.mmap(handle, _offsets(sizes)[-1], access=mmap.ACCESS_READ), np.uint8
+    )
     places = zip(_offsets(sizes), sizes, strict=False)
     return [memory[offset : offset + size] for offset, size in places]
 
@@ -198,7 +212,9 @@ def _identity(weights: Sequence[Weight], sources: Sequence[Path]) -> str:
     known.update(json.dumps([_native.packed_layout, *map(core_shape, weights)]).encode())
     for source in sources:
         status = source.stat()
-        known.update(struct.pack("<qq", status.st_size, status.st_mtime_ns))
+        # The time of the last change too: a download may set that of the writing.
+        times = status.st_mtime_ns, status.st_ctime_ns
+        known.update(struct.pack("<qqq", status.st_size, *times))
     for weight in weights:
         middle = weight.data.size // 2
         for part in (weight.data[:64], weight.data[middle : middle + 64], weight.data[-64:]):

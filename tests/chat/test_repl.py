@@ -394,3 +394,52 @@ def test_invalid_utf8_from_a_pipe_names_the_byte() -> None:
     assert reader.read("") == "one"
     with pytest.raises(LocalLLMError, match="byte 6 is 0xff"):
         reader.read("")
+
+
+def test_a_regen_that_fails_takes_nothing_back() -> None:
+    engine = FakeEngine(["one"], [LocalLLMError("no")])
+    run = Run(engine, "a", "/regen")
+    assert "error: no" in run.notes
+    assert run.turns == [("user", "a"), ("assistant", "one")]
+
+
+def test_regen_after_the_last_seed_takes_the_first() -> None:
+    engine = FakeEngine(["one"], ["two"])
+    Run(engine, "a", "/regen", params=GenerationParams(seed=2**64 - 1))
+    assert [params.seed for params in engine.params] == [2**64 - 1, 0]
+
+
+def test_values_that_are_not_what_they_look_like() -> None:
+    engine = FakeEngine(["one"])
+    lines = ["/set ignore_eos on", "/set ignore_eos off", "/set ignore_eos banana"]
+    run = Run(engine, *lines, "/set stop é\\n", "a")
+    assert engine.params[0].ignore_eos is False
+    assert engine.params[0].stop == ("é\n",)
+    assert "error: /set ignore_eos banana: must be on or off" in run.notes
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_loading_a_pipe_does_not_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    run = Run(FakeEngine(["ok"], ["ok"]), "hi", f"/load {tmp_path / 'pipe'}", "more")
+    assert "it is not a regular file" in run.notes
+    assert len(run.turns) == 4
+
+
+def test_of_loaded_messages_only_texts_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    nested = json.loads("[" * 400 + "]" * 400)
+    calls = [{"name": "<|im_end|>", "arguments": {}}]
+    message = {"role": "user", "content": "x", "deep": nested, "tool_calls": calls}
+    path.write_text(json.dumps({"format": "localllm-conversation", "messages": [message]}))
+    run = Run(FakeEngine(["ok"]), f"/load {path}", "more")
+    assert [set(turn) for turn in run.repl.conversation.turns] == [{"role", "content"}] * 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file modes of POSIX")
+def test_saving_keeps_a_file_private(tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    path.touch(mode=0o600)
+    Run(FakeEngine(["ok"]), "hi", f"/save {path}")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "hi" in path.read_text()

@@ -47,7 +47,7 @@ def test_no_space_no_files(localllm: Run, model: Path, monkeypatch: pytest.Monke
     result = localllm("run", model, "hello", "--packed-cache", -1)
     assert (result.code, result.error) == (
         2,
-        "error: --packed-cache -1: must be >= 0 and <= 1000000\n",
+        "error: --packed-cache -1.0: must be >= 0 and <= 1000000\n",
     )
 
 

@@ -62,14 +62,14 @@ def test_the_second_start_packs_nothing(cache, monkeypatch):
     assert [path.suffix for path in cache.folder.iterdir()] == [packed.SUFFIX]
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(36))
 def test_a_damaged_file_is_found_out_and_made_again(cache, monkeypatch, seed):
     logits(cache)
     (path,) = cache.files()
     content = bytearray(path.read_bytes())
     offsets = [at for at in range(0, len(content), 4096) if any(content[at : at + 4096])]
     rng = random.Random(seed)
-    kind = seed % 5
+    kind = seed % 6
     if kind == 0:  # a bit of some weight
         content[rng.choice(offsets) + rng.randrange(100)] ^= 1 << rng.randrange(8)
     elif kind == 1:  # a page that never reached the disk
@@ -77,6 +77,10 @@ def test_a_damaged_file_is_found_out_and_made_again(cache, monkeypatch, seed):
         content[at : at + 4096] = bytes(4096)
     elif kind == 2:
         del content[rng.randrange(len(content)) :]
+    elif kind == 5:  # pages in another order
+        first, second = rng.sample(offsets[:-2], 2)
+        pages = content[first : first + 4096], content[second : second + 4096]
+        content[first : first + 4096], content[second : second + 4096] = pages[1], pages[0]
     elif kind == 3:  # the list, its length or the magic word
         content[-rng.randrange(1, 3000)] ^= 1 << rng.randrange(8)
     else:
@@ -96,7 +100,10 @@ def test_another_model_is_another_file(cache, tmp_path):
     logits(cache)
     logits(cache, str(copy))
     assert len(cache.files()) == 2
-    os.utime(copy, (1, 1))
+    status = copy.stat()
+    shutil.copy(copy, tmp_path / "again.gguf")
+    os.utime(tmp_path / "again.gguf", ns=(status.st_atime_ns, status.st_mtime_ns))
+    (tmp_path / "again.gguf").replace(copy)  # downloaded again, the time set as it was
     logits(cache, str(copy))
     assert len(cache.files()) == 3
 
@@ -177,16 +184,43 @@ def test_a_disk_that_fills_up_meanwhile_costs_only_the_file(cache, monkeypatch):
     assert list(cache.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("what", ["file", "folder in the file's place"])
-def test_a_folder_that_cannot_be_used_costs_only_the_file(tmp_path, cache, what):
-    if what == "file":
-        cache.folder.write_text("in the way")
-    else:
-        logits(cache)
-        (path,) = cache.files()
-        path.unlink()
-        path.mkdir()
+def test_a_folder_that_cannot_be_used_costs_only_the_file(cache):
+    cache.folder.write_text("in the way")
     assert (logits(cache) == EXPECTED).all()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices of POSIX")
+@pytest.mark.parametrize("what", ["folder", "pipe", "device", "circle", "huge"])
+def test_something_else_in_the_files_place(cache, what):
+    logits(cache)
+    (path,) = cache.files()
+    tail = path.read_bytes()[-packed.TAIL.size :]
+    path.unlink()
+    if what == "folder":
+        path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "circle":
+        path.symlink_to(path)
+    else:
+        with path.open("wb") as stream:
+            stream.truncate(1 << 41)
+            stream.seek(1 << 41)
+            stream.write(packed.TAIL.pack(1 << 40, packed.TAIL.unpack(tail)[1]))
+    assert (logits(cache) == EXPECTED).all()
+    if what != "folder":
+        assert cache.files()[path] < 1 << 30
+
+
+def test_what_is_no_file_is_neither_counted_nor_in_the_way(cache):
+    logits(cache)
+    (path,) = cache.files()
+    (cache.folder / "folder.packed").mkdir()
+    (cache.folder / "circle.packed").symlink_to("circle.packed")
+    assert list(cache.files()) == [path]
+    assert cache.clear() > 5e6
 
 
 def test_an_interrupt_leaves_nothing_behind_and_leftovers_go(cache, monkeypatch):
