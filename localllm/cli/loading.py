@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 def load_engine(model: LocalModel, options: EngineOptions) -> tuple[Engine, float]:
     """The engine for a model, and the seconds that loading took."""
-    arguments = engine_arguments(options)
-    draft = settle(options).draft or "lookup"
+    settled = settle(options)
+    arguments = engine_arguments(settled)
+    draft = settled.draft or "lookup"
     small = resolve(draft) if draft not in ("lookup", "none") else None
     if draft != "lookup":
         arguments["drafter"] = None

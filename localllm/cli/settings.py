@@ -120,12 +120,12 @@ def generation_params(options: SamplingOptions, file: GGUFFile | None = None) ->
 
 
 def engine_arguments(options: EngineOptions) -> dict[str, Any]:
-    """Arguments of `Engine.load` for these flags; those not given are left to it."""
-    settled = dataclasses.asdict(settle(options))
-    settled["context"] = settled.pop("ctx")
-    settled["packed"] = packed_cache(settled.pop("packed_cache"))
-    del settled["draft"]  # names another model, perhaps
-    return {name: value for name, value in settled.items() if value is not None}
+    """Arguments of `Engine.load` for settled flags; those not given are left to it."""
+    arguments = dataclasses.asdict(options)
+    arguments["context"] = arguments.pop("ctx")
+    arguments["packed"] = packed_cache(arguments.pop("packed_cache"))
+    del arguments["draft"]  # names another model, perhaps
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def packed_cache(gigabytes: float | None) -> PackedCache:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,9 +125,7 @@ class Engine:
                 page_size=PAGE_SIZE,
                 kv_type=kv_type,
                 threads=threads or default_threads(),
-                place=partial(packed.place, [shard.path for shard in file.shards])
-                if packed
-                else None,
+                place=packed.place if packed else None,
             )
         else:
             runner = _eager_runner(model, pages, device)

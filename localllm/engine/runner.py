@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 
 from localllm.engine.batch import Batch
 from localllm.models.blocks import Model
-from localllm.ops.spec import Weight
+from localllm.ops.native import Place, lower
 
 Logits = npt.NDArray[np.float32]
 
@@ -37,7 +36,7 @@ class NativeRunner:
         page_size: tokens in a page.
         kv_type: "f16" or "int8".
         threads: worker threads, this one included.
-        place: gives the core its weights (see `ops.native.lower`); None: packs them into memory.
+        place: see `ops.native.lower`.
     """
 
     def __init__(
@@ -48,10 +47,9 @@ class NativeRunner:
         page_size: int,
         kv_type: str,
         threads: int,
-        place: Callable[[Any, list[Weight]], list[int]] | None = None,
+        place: Place | None = None,
     ) -> None:
         from localllm import _native
-        from localllm.ops.native import lower
         from localllm.ops.tracer import trace
 
         config = model.config

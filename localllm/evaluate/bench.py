@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -228,7 +228,7 @@ class Localllm:
             page_size=PAGE_SIZE,
             kv_type=kv_type,
             threads=threads,
-            place=partial(packed.place, [shard.path for shard in file.shards]) if packed else None,
+            place=packed.place if packed else None,
         )
         self.load_seconds = time.perf_counter() - start
         self.past = 0

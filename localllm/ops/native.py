@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import singledispatchmethod
 from typing import Any
 
@@ -25,6 +25,9 @@ from localllm.ops.program import (
 )
 from localllm.ops.spec import Float32, Rope, Weight
 
+# Gives a core (`_native.Program`) weights, and says their numbers.
+Place = Callable[[Any, Sequence[Weight]], list[int]]
+
 _NONE = -1
 
 
@@ -32,7 +35,7 @@ def lower(
     program: Program,
     threads: int,
     core: Callable[[int], Any] | None = None,
-    place: Callable[[Any, list[Weight]], list[int]] | None = None,
+    place: Place | None = None,
 ) -> Any:
     """The `_native.Program` of an allocated program (`tracer.trace`), weights packed.
 
@@ -40,8 +43,7 @@ def lower(
         program: what to run; its operations that work in place must do so.
         threads: of the core's pool.
         core: makes the program that is filled; default: `localllm._native.Program`.
-        place: gives a core its linear weights, and says their numbers; default: packs them into
-            memory.
+        place: gives the core its linear weights; default: `in_memory`.
     """
     if core is None:
         from localllm import _native
@@ -49,7 +51,7 @@ def lower(
         core = _native.Program
     lowering = _Lowering(core(threads), program.widths)
     weights = list({weight.name: weight for weight in _linear_weights(program)}.values())
-    numbers = place(lowering.core, weights) if place else [pack(lowering.core, w) for w in weights]
+    numbers = (place or in_memory)(lowering.core, weights)
     lowering.weights = dict(zip((weight.name for weight in weights), numbers, strict=True))
     for instruction in program.instructions:
         lowering.add(instruction)
@@ -62,11 +64,13 @@ def core_shape(weight: Weight) -> tuple[str, int, int, int]:
     return weight.type.name, weight.shape[0] if len(weight.shape) == 3 else 1, rows, cols
 
 
-def pack(core: Any, weight: Weight) -> int:
-    """Pack a weight into the core's memory; its number."""
-    number: int = core.weight(*core_shape(weight), weight.data)
-    weight.info.release()  # the packed copy is read from now on
-    return number
+def in_memory(core: Any, weights: Sequence[Weight]) -> list[int]:
+    """Pack weights into the core's memory; their numbers."""
+    numbers = []
+    for weight in weights:
+        numbers.append(core.weight(*core_shape(weight), weight.data))
+        weight.info.release()  # the packed copy is read from now on
+    return numbers
 
 
 def _linear_weights(program: Program) -> Iterator[Weight]:

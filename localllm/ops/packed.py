@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from localllm.ops.native import core_shape, pack
+from localllm.ops.native import core_shape, in_memory
 from localllm.ops.spec import Bytes, Weight
 
 SUFFIX = ".packed"
@@ -52,14 +52,13 @@ class PackedCache:
     folder: Path
     limit: int
 
-    def place(self, sources: Sequence[Path], core: Any, weights: Sequence[Weight]) -> list[int]:
+    def place(self, core: Any, weights: Sequence[Weight]) -> list[int]:
         """The core's numbers of some weights, from the folder or packed now.
 
         Whatever is wrong with the folder or a file in it, the weights are loaded: at worst they
         are packed into memory.
 
         Args:
-            sources: the files that hold the weights' data.
             core: a `_native.Program`.
             weights: each of another name.
         """
@@ -68,10 +67,10 @@ class PackedCache:
         if SMALLEST <= sum(sizes) <= self.limit and self.folder.is_absolute():
             with contextlib.suppress(OSError):
                 self._remove_leftovers()
-                path = self.folder / (_identity(weights, sources) + SUFFIX)
+                path = self.folder / (_identity(weights) + SUFFIX)
                 numbers = _mapped(core, weights, sizes, path)
                 return numbers or self._written(core, weights, sizes, path)
-        return [pack(core, weight) for weight in weights]
+        return in_memory(core, weights)
 
     def files(self) -> dict[Path, int]:
         """The files in the folder and their sizes, those used longest ago first."""
@@ -181,10 +180,10 @@ def _mapped(core: Any, weights: Sequence[Weight], sizes: list[int], path: Path) 
 
 def _parts(handle: int, sizes: list[int]) -> list[Bytes]:
     """The packed weights in an open file, mapped."""
-    memory = np.frombuffer(
-        mmap.mmap(handle, _offsets(sizes)[-1], access=mmap.ACCESS_READ), np.uint8
-    )
-    places = zip(_offsets(sizes), sizes, strict=False)
+    offsets = _offsets(sizes)
+    mapped = mmap.mmap(handle, offsets[-1], access=mmap.ACCESS_READ)
+    memory = np.frombuffer(mapped, np.uint8)
+    places = zip(offsets, sizes, strict=False)
     return [memory[offset : offset + size] for offset, size in places]
 
 
@@ -204,13 +203,14 @@ def _offsets(sizes: list[int]) -> list[int]:
     return [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
 
 
-def _identity(weights: Sequence[Weight], sources: Sequence[Path]) -> str:
+def _identity(weights: Sequence[Weight]) -> str:
     """A hash of what the packed bytes depend on; the data itself is only sampled."""
     from localllm import _native
 
     known = blake2b(digest_size=16)
     known.update(json.dumps([_native.packed_layout, *map(core_shape, weights)]).encode())
-    for source in sources:
+    files = (weight.info.file for weight in weights)
+    for source in sorted({file.path for file in files if file is not None}):
         status = source.stat()
         # The time of the last change too: a download may set that of the writing.
         times = status.st_mtime_ns, status.st_ctime_ns

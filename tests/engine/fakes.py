@@ -14,6 +14,7 @@ from localllm.gguf import GGUFFile
 
 VOCABULARY = 64
 EOG = 63
+PROMPT = [5, 9, 2, 33, 41, 7, 7, 8, 12, 50, 3]
 
 
 def fake_logits(history):

@@ -10,6 +10,7 @@ from localllm.engine.engine import Engine
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
 from tests.engine.fakes import (
     EOG,
+    PROMPT,
     FakeRunner,
     check_no_leak,
     expected_tokens,
@@ -18,8 +19,6 @@ from tests.engine.fakes import (
     greedy,
     ids,
 )
-
-PROMPT = [5, 9, 2, 33, 41, 7, 7, 8, 12, 50, 3]
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 4, 32])

@@ -13,6 +13,7 @@ from localllm.decoding.drafting import PromptLookup, Speculation
 from localllm.engine.draft_model import DraftModel
 from localllm.engine.engine import Engine
 from tests.engine.fakes import (
+    PROMPT,
     VOCABULARY,
     FakeRunner,
     check_no_leak,
@@ -22,8 +23,6 @@ from tests.engine.fakes import (
     greedy,
     ids,
 )
-
-PROMPT = [5, 9, 2, 33, 41, 7, 7, 8, 12, 50, 3]
 
 
 class Guesser:
