@@ -11,6 +11,10 @@ namespace localllm {
 
 constexpr int kTileColumns = 8;
 
+constexpr int log2_of(int n) {
+    return n <= 1 ? 0 : 1 + log2_of(n / 2);
+}
+
 // Quantised tile of `columns` tokens and `k` features, in one allocation:
 //   q       int8  [k/4][columns][4]    x = scale * q, 127 steps to the largest of 32 features
 //   scale   float [k/32][columns]

@@ -1,6 +1,9 @@
-// Splits rows into column tiles, prepares their activations, and multiplies panels with them.
+// Splits rows into column tiles, prepares their activations, and multiplies weights with them.
 #pragma once
 
+#include <algorithm>
+#include <memory>
+#include <span>
 #include <vector>
 
 #include "gemm/activations.h"
@@ -25,7 +28,7 @@ inline void append_tiles(std::vector<Tile>& out, int matrix, int start, int coun
     }
     for (int done = 0; done < count;) {
         const int valid = count - done < widest ? count - done : widest;
-        int slot = 0;
+        int slot = count > widest ? log2_of(kSlabTileWidth) : 0;
         while ((1 << slot) < valid) ++slot;
         out.push_back({matrix, start + done, valid, slot, quants, floats});
         quants += QuantTile::bytes(1 << slot, k);
@@ -71,22 +74,55 @@ void prepare_tile(const Kernels& kernels, const Tile& tile, int k, const Prepare
     }
 }
 
-// Multiplies panel `panel` of the tile's matrix; calls put(slot, first_row, count, values) for each column.
+// Multiplies slab `index` of the tiles' matrix with them; calls put(slot, first_row, count, values) for each column of
+// each panel. One tile is multiplied by the kernels for few columns, several by those for many.
 template <class Put>
-void multiply(const Kernels& kernels, const PackedMatrix& weight, int panel, const Tile& tile,
+void multiply(const Kernels& kernels, const PackedMatrix& weight, int index, std::span<const Tile> tiles,
               const Prepared& activations, Put put) {
-    alignas(64) float y[kTileColumns * kPanelRows];
-    const uint8_t* data = weight.panel(tile.matrix, panel);
-    if (is_float(weight.type)) {
-        kernels.floating[static_cast<int>(weight.type)][tile.slot](
-            data, weight.cols, reinterpret_cast<const float*>(activations.floats + tile.float_offset), y);
-    } else {
-        const QuantTile x(activations.quants + tile.quant_offset, tile.columns(), weight.cols);
-        kernels.quantised[static_cast<int>(weight.type)][tile.slot](data, weight.cols, x, y);
+    const int type = static_cast<int>(weight.type), k = weight.cols, first_panel = index * kSlabPanels;
+    const int panels = std::min(kSlabPanels, weight.panels - first_panel);
+    auto data = [&](int panel) { return weight.panel(tiles[0].matrix, first_panel + panel); };
+    auto floats = [&](const Tile& tile) { return reinterpret_cast<float*>(activations.floats + tile.float_offset); };
+    auto quants = [&](const Tile& tile) {
+        return QuantTile(activations.quants + tile.quant_offset, tile.columns(), k);
+    };
+    auto put_panel = [&](const Tile& tile, int panel, const float* y) {
+        const int row = (first_panel + panel) * kPanelRows, count = std::min(kPanelRows, weight.rows - row);
+        for (int c = 0; c < tile.valid; ++c) put(tile.start + c, row, count, y + c * kPanelRows);
+    };
+    if (tiles.size() == 1) {
+        const Tile& tile = tiles[0];
+        alignas(64) float y[kTileColumns * kPanelRows];
+        for (int panel = 0; panel < panels; ++panel) {
+            if (is_float(weight.type))
+                kernels.floating[type][tile.slot](data(panel), k, floats(tile), y);
+            else
+                kernels.quantised[type][tile.slot](data(panel), k, quants(tile), y);
+            put_panel(tile, panel, y);
+        }
+        return;
     }
-    const int first = panel * kPanelRows;
-    const int count = weight.rows - first < kPanelRows ? weight.rows - first : kPanelRows;
-    for (int c = 0; c < tile.valid; ++c) put(tile.start + c, first, count, y + c * kPanelRows);
+    constexpr size_t kTileSums = kSlabPanels * kTileColumns * kPanelRows;
+    thread_local std::unique_ptr<Slab> slab;
+    thread_local std::vector<float> sums;
+    if (!slab) slab = std::make_unique<Slab>();
+    if (sums.size() < kTileSums * tiles.size()) sums.resize(kTileSums * tiles.size());
+    const int block = slab_columns(weight.type);
+    for (int first = 0; first < k; first += block) {
+        const int count = std::min(block, k - first);
+        for (int panel = 0; panel < panels; ++panel) kernels.expand[type](data(panel), first, count, *slab, panel);
+        for (size_t i = 0; i < tiles.size(); ++i) {
+            const int wide = tiles[i].columns() > kSlabTileWidth;
+            float* y = sums.data() + kTileSums * i;
+            if (is_float(weight.type))
+                kernels.slab_float[wide](*slab, first, count, floats(tiles[i]), y);
+            else
+                kernels.slab[type][wide](*slab, first, count, quants(tiles[i]), y);
+        }
+    }
+    for (size_t i = 0; i < tiles.size(); ++i)
+        for (int panel = 0; panel < panels; ++panel)
+            put_panel(tiles[i], panel, sums.data() + kTileSums * i + panel * tiles[i].columns() * kPanelRows);
 }
 
 }  // namespace localllm

@@ -1,33 +1,46 @@
 // Builds the kernel table of one vector vocabulary. Included once by each instruction set's translation unit.
 #pragma once
 
+#include <utility>
+
 #include "attention/attend.h"
 #include "gemm/panel.h"
+#include "gemm/quantise.h"
+#include "gemm/slab.h"
 #include "isa/elementwise.h"
 #include "isa/kernels.h"
 
 namespace localllm {
 
-template <class V, int columns>
+template <class V, Type type, int columns>
 constexpr void fill_width(Kernels& k, int slot) {
-#define LOCALLLM_QUANTISED(T) k.quantised[static_cast<int>(Type::T)][slot] = multiply_quantised<V, Type::T, columns>
-    LOCALLLM_QUANTISED(Q8_0);
-    LOCALLLM_QUANTISED(Q4_0);
-    LOCALLLM_QUANTISED(Q4_1);
-    LOCALLLM_QUANTISED(Q5_0);
-    LOCALLLM_QUANTISED(Q5_1);
-    LOCALLLM_QUANTISED(Q2_K);
-    LOCALLLM_QUANTISED(Q3_K);
-    LOCALLLM_QUANTISED(Q4_K);
-    LOCALLLM_QUANTISED(Q5_K);
-    LOCALLLM_QUANTISED(Q6_K);
-    LOCALLLM_QUANTISED(IQ4_NL);
-    LOCALLLM_QUANTISED(IQ4_XS);
-    LOCALLLM_QUANTISED(MXFP4);
-#undef LOCALLLM_QUANTISED
-    k.floating[0][slot] = multiply_float<V, Type::F32, columns>;
-    k.floating[1][slot] = multiply_float<V, Type::F16, columns>;
-    k.floating[2][slot] = multiply_float<V, Type::BF16, columns>;
+    if constexpr (is_float(type))
+        k.floating[static_cast<int>(type)][slot] = multiply_float<V, type, columns>;
+    else
+        k.quantised[static_cast<int>(type)][slot] = multiply_quantised<V, type, columns>;
+}
+
+template <class V, Type type>
+constexpr void fill_type(Kernels& k) {
+    constexpr int index = static_cast<int>(type);
+    fill_width<V, type, 1>(k, 0);
+    fill_width<V, type, 2>(k, 1);
+    fill_width<V, type, 4>(k, 2);
+    if constexpr (V::columns >= 8) fill_width<V, type, 8>(k, 3);
+    k.expand[index] = expand<V, type>;
+    if constexpr (!is_float(type)) {
+        k.slab[index][0] = multiply_slab<V, codes_of(type), 4>;
+        if constexpr (V::columns >= 8) k.slab[index][1] = multiply_slab<V, codes_of(type), 8>;
+    }
+}
+
+template <class V, size_t... types>
+constexpr void fill_types(Kernels& k, std::index_sequence<types...>) {
+    (fill_type<V, static_cast<Type>(types)>(k), ...);
+}
+
+template <class V, int columns>
+constexpr void fill_attention(Kernels& k, int slot) {
     k.attend[0][slot] = attend<V, CacheType::f16, columns>;
     k.attend[1][slot] = attend<V, CacheType::int8, columns>;
 }
@@ -37,10 +50,13 @@ constexpr Kernels make_kernels(const char* name) {
     Kernels k{};
     k.name = name;
     k.columns = V::columns;
-    fill_width<V, 1>(k, 0);
-    fill_width<V, 2>(k, 1);
-    fill_width<V, 4>(k, 2);
-    if constexpr (V::columns >= 8) fill_width<V, 8>(k, 3);
+    fill_types<V>(k, std::make_index_sequence<static_cast<size_t>(Type::count)>());
+    k.slab_float[0] = multiply_slab_float<V, 4>;
+    if constexpr (V::columns >= 8) k.slab_float[1] = multiply_slab_float<V, 8>;
+    fill_attention<V, 1>(k, 0);
+    fill_attention<V, 2>(k, 1);
+    fill_attention<V, 4>(k, 2);
+    if constexpr (V::columns >= 8) fill_attention<V, 8>(k, 3);
     k.quantise_column = quantise_column<V>;
     k.store_token[0] = store_token<V, CacheType::f16>;
     k.store_token[1] = store_token<V, CacheType::int8>;

@@ -6,6 +6,7 @@
 
 #include "attention/attend.h"
 #include "gemm/activations.h"
+#include "gemm/slab.h"
 #include "isa/elementwise.h"
 #include "quant/format.h"
 
@@ -17,6 +18,11 @@ struct Kernels {
     // [type][log2 columns]: y[column][16] = panel * tile
     void (*quantised[static_cast<int>(Type::count)][4])(const uint8_t* panel, int k, const QuantTile& x, float* y);
     void (*floating[3][4])(const uint8_t* panel, int k, const float* x, float* y);
+    // Many columns: [type] and [type][tile of 8 columns instead of 4]; see gemm/slab.h
+    void (*expand[static_cast<int>(Type::count)])(const uint8_t* panel, int first, int count, Slab& slab, int which);
+    void (*slab[static_cast<int>(Type::count)][2])(const Slab& slab, int first, int count, const QuantTile& x,
+                                                   float* y);
+    void (*slab_float[2])(const Slab& slab, int first, int count, const float* x, float* y);
     void (*quantise_column)(const float* x, QuantTile& tile, int column);
     void (*attend[2][4])(const Attend&);  // [cache type][log2 rows]
     void (*store_token[2])(const Cache&, uint8_t* head, int slot, const float* k, const float* v);

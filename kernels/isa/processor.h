@@ -11,6 +11,17 @@
 #include <immintrin.h>
 #endif
 
+// A kernel's parts become one loop whose sums stay in registers only when each of them is inlined and unrolled.
+#ifdef LOCALLLM_MSVC
+#define LOCALLLM_INLINE __forceinline
+#define LOCALLLM_INLINE_LAMBDA
+#define LOCALLLM_UNROLL
+#else
+#define LOCALLLM_INLINE __attribute__((always_inline)) inline
+#define LOCALLLM_INLINE_LAMBDA __attribute__((always_inline))
+#define LOCALLLM_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace localllm {
 
 // Lets a spinning thread leave the core's units to others.

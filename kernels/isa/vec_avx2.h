@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "isa/processor.h"
+
 namespace localllm {
 
 #ifdef __AVXVNNI__
@@ -22,6 +24,7 @@ struct LOCALLLM_AVX2 {
     static constexpr bool dot8_needs_seed = false;
 #endif
     static constexpr int columns = 4;
+    static constexpr int slab_vectors = 1;  // row vectors times 4 columns that stay in registers
     using F = __m256;
     using I = __m256i;
     using B = __m256i;
@@ -93,6 +96,7 @@ struct LOCALLLM_AVX2 {
     }
 
     static B bload(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+    static void bstore(void* p, B a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
     static B bset1(uint8_t x) { return _mm256_set1_epi8(static_cast<char>(x)); }
     static B broadcast4(const void* p) {
         int32_t word;
@@ -129,7 +133,8 @@ struct LOCALLLM_AVX2 {
     }
 #endif
 
-    static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+    // Inlined before GCC looks for calls without effect, or it would drop them.
+    static LOCALLLM_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 };
 
 }  // namespace localllm

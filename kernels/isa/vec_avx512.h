@@ -6,13 +6,16 @@
 #include <cstdint>
 #include <cstring>
 
+#include "isa/processor.h"
+
 namespace localllm {
 
 struct Avx512 {
     static constexpr int lanes = 16;
     // dot8 multiplies unsigned by signed bytes, so a weight stored + 128 needs its accumulator seeded with -128 * sum.
     static constexpr bool dot8_needs_seed = true;
-    static constexpr int columns = 8;  // widest column tile that stays in registers
+    static constexpr int columns = 8;       // widest column tile that stays in registers
+    static constexpr int slab_vectors = 2;  // row vectors times 4 columns that stay in registers
     using F = __m512;
     using I = __m512i;
     using B = __m512i;
@@ -70,6 +73,7 @@ struct Avx512 {
     static int reduce_add(I a) { return _mm512_reduce_add_epi32(a); }
 
     static B bload(const void* p) { return _mm512_loadu_si512(p); }
+    static void bstore(void* p, B a) { _mm512_storeu_si512(p, a); }
     static B bset1(uint8_t x) { return _mm512_set1_epi8(static_cast<char>(x)); }
     static B broadcast4(const void* p) {
         int32_t word;
@@ -95,7 +99,8 @@ struct Avx512 {
     static I dot7(I sum, B weight, B x) { return _mm512_dpbusd_epi32(sum, weight, x); }  // weight <= 127
     static I dot8(I sum, B weight, B x) { return _mm512_dpbusd_epi32(sum, weight, x); }  // weight stored + 128
 
-    static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+    // Inlined before GCC looks for calls without effect, or it would drop them.
+    static LOCALLLM_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 };
 
 }  // namespace localllm

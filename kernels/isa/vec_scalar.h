@@ -13,6 +13,7 @@ struct Scalar {
     static constexpr int lanes = 4;
     static constexpr bool dot8_needs_seed = false;
     static constexpr int columns = 4;
+    static constexpr int slab_vectors = 1;  // row vectors times 4 columns that stay in registers
     struct F {
         float v[lanes];
     };
@@ -141,6 +142,7 @@ struct Scalar {
     static B bload(const void* p) {
         return bmap([&](int i) { return static_cast<const uint8_t*>(p)[i]; });
     }
+    static void bstore(void* p, B a) { std::memcpy(p, a.v, sizeof a.v); }
     static B bset1(uint8_t x) {
         return bmap([&](int) { return x; });
     }

@@ -154,6 +154,8 @@ struct PackedMatrix {
           data(nullptr) {}
     size_t bytes() const { return panel_bytes * panels * matrices; }
 
+    // Pairs of panels, of one matrix.
+    int slabs() const { return (panels + 1) / 2; }
     const uint8_t* panel(int matrix, int index) const {
         return data + (static_cast<size_t>(matrix) * panels + index) * panel_bytes;
     }

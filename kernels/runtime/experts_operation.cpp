@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <span>
 
 #include "gemm/tiles.h"
 #include "runtime/operations.h"
@@ -64,7 +65,7 @@ class Mixture {
         hidden_ = reinterpret_cast<float*>(room(at.hidden));
         result_ = reinterpret_cast<float*>(room(at.result));
         // The router's activations lie where the experts' will: those are prepared when the routing is over.
-        to_rto_gate_and_up_.add(*op.router, room(at.quants), room(at.floats));
+        to_router_.add(*op.router, room(at.quants), room(at.floats));
         for (const PackedMatrix* weight : {op.gate, op.up})
             to_gate_and_up_.add(*weight, room(at.quants), room(at.floats));
         to_down_.add(*op.down, room(at.hidden_quants), room(at.hidden_floats));
@@ -78,9 +79,9 @@ class Mixture {
         const auto [begin, end] = team_.share(rows_);
         for (int64_t row = begin; row < end; ++row) {
             float* scores = scores_ + row * experts_;
-            prepare_tile(kernels_, row_tiles[row], k_, to_rto_gate_and_up_, [&](int) { return input(row); });
-            for (int panel = 0; panel < op_.router->panels; ++panel)
-                multiply(kernels_, *op_.router, panel, row_tiles[row], to_rto_gate_and_up_,
+            prepare_tile(kernels_, row_tiles[row], k_, to_router_, [&](int) { return input(row); });
+            for (int slab = 0; slab < op_.router->slabs(); ++slab)
+                multiply(kernels_, *op_.router, slab, std::span(&row_tiles[row], 1), to_router_,
                          [&](int, int first, int count, const float* y) { copy(y, count, scores + first); });
             choose(scores, best, choices_ + row * used_, shares_ + row * used_);
         }
@@ -112,10 +113,11 @@ class Mixture {
     }
 
     void multiply_gate_and_up() {
-        for_panels(0, 2 * op_.gate->panels, [&](int panel, int tile) {
-            const bool is_up = panel >= op_.gate->panels;
-            multiply(kernels_, is_up ? *op_.up : *op_.gate, is_up ? panel - op_.gate->panels : panel, tiles_[tile],
-                     to_gate_and_up_, [&](int slot, int first, int count, const float* y) {
+        const int slabs = op_.gate->slabs();
+        for_slabs(0, 2 * slabs, tiles_, [&](int slab, std::span<const Tile> tiles) {
+            const bool is_up = slab >= slabs;
+            multiply(kernels_, is_up ? *op_.up : *op_.gate, is_up ? slab - slabs : slab, tiles, to_gate_and_up_,
+                     [&](int slot, int first, int count, const float* y) {
                          copy(y, count, hidden(slot) + (is_up ? ffn_ : 0) + first);
                      });
         });
@@ -133,11 +135,10 @@ class Mixture {
     }
 
     void multiply_down() {
-        for_panels(1, op_.down->panels, [&](int panel, int tile) {
-            multiply(kernels_, *op_.down, panel, hidden_tiles_[tile], to_down_,
-                     [&](int slot, int first, int count, const float* y) {
-                         copy(y, count, result_ + static_cast<int64_t>(order_[slot]) * k_ + first);
-                     });
+        for_slabs(1, op_.down->slabs(), hidden_tiles_, [&](int slab, std::span<const Tile> tiles) {
+            multiply(kernels_, *op_.down, slab, tiles, to_down_, [&](int slot, int first, int count, const float* y) {
+                copy(y, count, result_ + static_cast<int64_t>(order_[slot]) * k_ + first);
+            });
         });
     }
 
@@ -160,7 +161,7 @@ class Mixture {
     const int rows_, experts_, used_, k_, ffn_;
     float *scores_, *shares_, *hidden_, *result_;  // [row][expert], [row][used], [slot][gate, up], [row][used][k]
     int32_t *choices_, *order_, *starts_;          // [row][used]; indices into it sorted by expert; where each begins
-    Prepared to_rto_gate_and_up_, to_gate_and_up_, to_down_;
+    Prepared to_router_, to_gate_and_up_, to_down_;
     std::vector<Tile> tiles_, hidden_tiles_;
     std::vector<int> first_tile_;  // of each expert
 
@@ -186,13 +187,13 @@ class Mixture {
         }
     }
 
-    // Calls work(panel, tile) for each panel with each tile of its expert. Panels of all experts form one list; an
-    // expert without rows has no tiles.
+    // Calls work(slab, tiles of its expert) for each slab of each expert that has rows. The slabs of all experts form
+    // one list.
     template <class Work>
-    void for_panels(int counter, int panels_each, Work work) const {
-        team_.claim(step_.counters[op_.counter + counter], experts_ * panels_each, [&](int index) {
-            const int e = index / panels_each;
-            for (int tile = first_tile_[e]; tile < first_tile_[e + 1]; ++tile) work(index % panels_each, tile);
+    void for_slabs(int counter, int slabs_each, const std::vector<Tile>& tiles, Work work) const {
+        team_.claim(step_.counters[op_.counter + counter], experts_ * slabs_each, [&](int index) {
+            const int e = index / slabs_each, first = first_tile_[e], count = first_tile_[e + 1] - first;
+            if (count) work(index % slabs_each, std::span(tiles).subspan(first, count));
         });
     }
 };

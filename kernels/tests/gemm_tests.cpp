@@ -48,14 +48,20 @@ void check_linear(const Kernels& kernels, Random& random, Type type, int rows, i
     Prepared prepared;
     prepared.add(packed, quants.data(), wide.data());
     Exact<float> y(static_cast<size_t>(count) * rows);
-    for (const Tile& tile : tiles) {
+    for (const Tile& tile : tiles)
         prepare_tile(kernels, tile, cols, prepared,
                      [&](int slot) { return x.data() + static_cast<size_t>(slot) * cols; });
-        for (int panel = 0; panel < packed.panels; ++panel)
-            multiply(kernels, packed, panel, tile, prepared, [&](int slot, int first, int n, const float* values) {
-                std::copy(values, values + n, y.data() + static_cast<size_t>(slot) * rows + first);
+    auto multiply_into = [&](std::span<const Tile> with, float* out) {
+        for (int slab = 0; slab < packed.slabs(); ++slab)
+            multiply(kernels, packed, slab, with, prepared, [&](int slot, int first, int n, const float* values) {
+                std::copy(values, values + n, out + static_cast<size_t>(slot) * rows + first);
             });
-    }
+    };
+    multiply_into(tiles, y.data());
+    Exact<float> alone(y.size());
+    for (const Tile& tile : tiles) multiply_into(std::span(&tile, 1), alone.data());
+    check(std::equal(y.begin(), y.end(), alone.begin()), "%s %s %dx%d: %d columns together differ from tiles alone",
+          kernels.name, f.name, rows, cols, count);
     for (int t = 0; t < count; ++t) {
         const float* row = x.data() + static_cast<size_t>(t) * cols;
         const std::vector<double> seen = floats ? std::vector<double>(row, row + cols) : requantised(row, cols, kChunk);
@@ -81,11 +87,11 @@ void test_linear() {
         for (Type type : all_types()) {
             Random random(static_cast<uint64_t>(type) + 1);
             const int block = format(type).block;
-            const std::vector<int> sizes = block == 1    ? std::vector<int>{1, 7, 33, 160}
-                                           : block == 32 ? std::vector<int>{32, 96, 160}
-                                                         : std::vector<int>{256, 512};
+            const std::vector<int> sizes = block == 1    ? std::vector<int>{1, 7, 33, 300}
+                                           : block == 32 ? std::vector<int>{32, 96, 160, 1088}
+                                                         : std::vector<int>{256, 512, 1280};
             for (int cols : sizes)
-                for (int count : {1, 2, 3, 4, 5, 8, 13})
+                for (int count : {1, 2, 3, 4, 5, 8, 9, 13, 24})
                     check_linear(*kernels, random, type, random.pick<int>({1, 15, 16, 17, 37}), cols, count);
         }
 }
