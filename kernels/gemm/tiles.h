@@ -74,8 +74,12 @@ void prepare_tile(const Kernels& kernels, const Tile& tile, int k, const Prepare
     }
 }
 
+// So many tiles are multiplied one by one: unpacking the codes for each costs less than it does to expand them first,
+// and memory is read all the time.
+constexpr size_t kFewTiles = 3;
+
 // Multiplies slab `index` of the tiles' matrix with them; calls put(slot, first_row, count, values) for each column of
-// each panel. One tile is multiplied by the kernels for few columns, several by those for many.
+// each panel. 
 template <class Put>
 void multiply(const Kernels& kernels, const PackedMatrix& weight, int index, std::span<const Tile> tiles,
               const Prepared& activations, Put put) {
@@ -90,16 +94,16 @@ void multiply(const Kernels& kernels, const PackedMatrix& weight, int index, std
         const int row = (first_panel + panel) * kPanelRows, count = std::min(kPanelRows, weight.rows - row);
         for (int c = 0; c < tile.valid; ++c) put(tile.start + c, row, count, y + c * kPanelRows);
     };
-    if (tiles.size() == 1) {
-        const Tile& tile = tiles[0];
+    if (tiles.size() <= kFewTiles) {
         alignas(64) float y[kTileColumns * kPanelRows];
-        for (int panel = 0; panel < panels; ++panel) {
-            if (is_float(weight.type))
-                kernels.floating[type][tile.slot](data(panel), k, floats(tile), y);
-            else
-                kernels.quantised[type][tile.slot](data(panel), k, quants(tile), y);
-            put_panel(tile, panel, y);
-        }
+        for (int panel = 0; panel < panels; ++panel)
+            for (const Tile& tile : tiles) {
+                if (is_float(weight.type))
+                    kernels.floating[type][tile.slot](data(panel), k, floats(tile), y);
+                else
+                    kernels.quantised[type][tile.slot](data(panel), k, quants(tile), y);
+                put_panel(tile, panel, y);
+            }
         return;
     }
     constexpr size_t kTileSums = kSlabPanels * kTileColumns * kPanelRows;
