@@ -15,6 +15,7 @@ def measured_rates() -> dict[str, float]: ...
 packed_layout: int
 
 def packed_size(type: str, matrices: int, rows: int, cols: int) -> int: ...
+def map_file(file: int, bytes: int) -> Bytes: ...
 def scan_strings(buffer: Bytes, offset: int, count: int) -> tuple[Longs, Longs, int]: ...
 def dequantize(type: str, data: Bytes, out: Floats) -> None: ...
 
@@ -35,15 +36,12 @@ class Cache:
 class Program:
     def __init__(self, threads: int, isa: str = "") -> None: ...
     def weight(self, type: str, matrices: int, rows: int, cols: int, data: Bytes) -> int: ...
-    def pack_weight(
+    def pack_weights(
         self,
-        type: str,
-        matrices: int,
-        rows: int,
-        cols: int,
-        data: Bytes,
+        shapes: list[tuple[str, int, int, int]],
+        data: list[Bytes],
+        offsets: list[int],
         file: int,
-        offset: int,
     ) -> None: ...
     def packed_weight(
         self, type: str, matrices: int, rows: int, cols: int, packed: Bytes

@@ -7,6 +7,7 @@
 #include "attention/cache.h"
 #include "bindings/arguments.h"
 #include "isa/kernels.h"
+#include "runtime/memory.h"
 
 namespace localllm {
 
@@ -59,6 +60,27 @@ NB_MODULE(_native, m) {
             return PackedMatrix(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols)).bytes();
         },
         nb::arg("type"), nb::arg("matrices"), nb::arg("rows"), nb::arg("cols"));
+    m.def(
+        "map_file",
+        [](int file, size_t bytes) {
+            require(bytes > 0, "map_file: nothing to map");
+            uint8_t* data = map_file(file, bytes);
+            if (!data) {
+                PyErr_SetFromErrno(PyExc_OSError);
+                throw nb::python_error();
+            }
+            struct Mapping {
+                uint8_t* data;
+                size_t bytes;
+            };
+            nb::capsule owner(new Mapping{data, bytes}, [](void* p) noexcept {
+                auto* mapping = static_cast<Mapping*>(p);
+                unmap_file(mapping->data, mapping->bytes);
+                delete mapping;
+            });
+            return nb::ndarray<nb::numpy, const uint8_t>(data, {bytes}, owner);
+        },
+        nb::arg("file"), nb::arg("bytes"));
     m.def("scan_strings", &scan_strings, nb::arg("buffer").noconvert(), nb::arg("offset"), nb::arg("count"));
     m.def(
         "dequantize",

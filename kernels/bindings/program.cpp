@@ -2,6 +2,7 @@
 #include "runtime/program.h"
 
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -52,18 +53,28 @@ class Builder {
         return program.add_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols),
                                   data.data());
     }
-    void pack_weight(const std::string& type, int64_t matrices, int64_t rows, int64_t cols, Bytes data, int file,
-                     int64_t offset) {
-        const Type t = type_named(type);
-        check_weight(t, matrices, rows, cols, data.size());
+    // `shapes` holds type, matrices, rows and cols of each weight.
+    void pack_weights(const std::vector<std::tuple<std::string, int64_t, int64_t, int64_t>>& shapes,
+                      const std::vector<Bytes>& data, const std::vector<int64_t>& offsets, int file) {
+        require(shapes.size() == data.size() && shapes.size() == offsets.size(), "weights: list lengths differ");
+        std::vector<Program::Source> sources;
+        int64_t end = 0;
+        for (size_t i = 0; i < shapes.size(); ++i) {
+            const auto& [type, matrices, rows, cols] = shapes[i];
+            const Type t = type_named(type);
+            check_weight(t, matrices, rows, cols, data[i].size());
+            const PackedMatrix shape(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols));
+            require(offsets[i] >= end && offsets[i] % 64 == 0, "weights: they overlap, or are not aligned");
+            end = offsets[i] + static_cast<int64_t>(shape.bytes());
+            sources.push_back({shape, data[i].data(), offsets[i]});
+        }
         int error;
         {
             nb::gil_scoped_release release;
             const std::lock_guard<std::mutex> lock(running_);
-            error = program.pack_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols),
-                                        data.data(), [&](const uint8_t* part, size_t bytes, size_t at) {
-                                            return write_at(file, part, bytes, offset + static_cast<int64_t>(at));
-                                        });
+            error = program.pack_weights(sources, [file](const uint8_t* part, size_t bytes, int64_t at) {
+                return write_at(file, part, bytes, at);
+            });
         }
         if (error) {
             errno = error;
@@ -338,8 +349,8 @@ void bind_program(nb::module_& m) {
         .def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa") = "")
         .def("weight", &Builder::weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"), nb::arg("cols"),
              nb::arg("data").noconvert())
-        .def("pack_weight", &Builder::pack_weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"),
-             nb::arg("cols"), nb::arg("data").noconvert(), nb::arg("file"), nb::arg("offset"))
+        .def("pack_weights", &Builder::pack_weights, nb::arg("shapes"), nb::arg("data"), nb::arg("offsets"),
+             nb::arg("file"))
         .def("packed_weight", &Builder::packed_weight, nb::arg("type"), nb::arg("matrices"), nb::arg("rows"),
              nb::arg("cols"), nb::arg("packed").noconvert())
         .def("checksum", &Builder::checksum, nb::arg("data").noconvert())

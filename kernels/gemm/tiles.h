@@ -79,7 +79,7 @@ void prepare_tile(const Kernels& kernels, const Tile& tile, int k, const Prepare
 constexpr size_t kFewTiles = 3;
 
 // Multiplies slab `index` of the tiles' matrix with them; calls put(slot, first_row, count, values) for each column of
-// each panel. 
+// each panel.
 template <class Put>
 void multiply(const Kernels& kernels, const PackedMatrix& weight, int index, std::span<const Tile> tiles,
               const Prepared& activations, Put put) {

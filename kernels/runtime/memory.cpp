@@ -1,11 +1,13 @@
 #include "runtime/memory.h"
 
+#include <cerrno>
 #include <cstring>
 
 #ifdef _WIN32
 #include <malloc.h>
 #else
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace localllm {
@@ -31,8 +33,8 @@ Memory::~Memory() {
     _aligned_free(data_);
 }
 #else
-// mmap gives zeroed pages that cost nothing until touched. Huge pages are not asked for here: they read about a tenth
-// faster, but clearing them as weights are packed takes longer than the packing (docs/architecture.md).
+// mmap gives zeroed pages that cost nothing until touched. Huge pages are not asked for here: clearing them as weights
+// are packed can take longer than the packing (docs/architecture.md).
 Memory::Memory(size_t bytes) : bytes_(bytes) {
     if (!bytes) return;
     if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
@@ -42,6 +44,40 @@ Memory::Memory(size_t bytes) : bytes_(bytes) {
 }
 Memory::~Memory() {
     if (data_) munmap(data_, bytes_);
+}
+#endif
+
+#ifdef _WIN32
+uint8_t* map_file(int, size_t) {
+    errno = ENOSYS;
+    return nullptr;
+}
+void unmap_file(uint8_t*, size_t) {}
+#else
+uint8_t* map_file(int file, size_t bytes) {
+    // Room for a start at a multiple of a huge page; what lies before and after it is given back.
+    const size_t room = bytes + kHugePage;
+    void* start = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED) return nullptr;
+    uint8_t* first = static_cast<uint8_t*>(start);
+    uint8_t* data = first + (kHugePage - reinterpret_cast<uintptr_t>(first) % kHugePage) % kHugePage;
+    if (mmap(data, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) {
+        const int error = errno;
+        munmap(first, room);
+        errno = error;
+        return nullptr;
+    }
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    uint8_t* end = data + (bytes + page - 1) / page * page;
+    if (data > first) munmap(first, static_cast<size_t>(data - first));
+    if (first + room > end) munmap(end, static_cast<size_t>(first + room - end));
+#ifdef MADV_HUGEPAGE
+    madvise(data, bytes, MADV_HUGEPAGE);  // a wish: without it the mapping is right all the same
+#endif
+    return data;
+}
+void unmap_file(uint8_t* data, size_t bytes) {
+    munmap(data, bytes);
 }
 #endif
 

@@ -28,22 +28,48 @@ int Program::add_packed(Type type, int matrices, int rows, int cols, const uint8
     return static_cast<int>(weights.size()) - 1;
 }
 
-int Program::pack_weight(Type type, int matrices, int rows, int cols, const uint8_t* data, const Write& write) {
-    const PackedMatrix packed(type, matrices, rows, cols);
-    constexpr size_t part = size_t{256} << 10;  // stays in the cache between packing and writing
-    const int panels = packed.panels, total = panels * matrices;
-    const int run = static_cast<int>(std::max<size_t>(1, part / packed.panel_bytes));
-    std::atomic<int> next{0};
+namespace {
+
+// Packs what lies in [from, from + part.size()) of the file into `part`, which is zero.
+void pack_part(const Program::Source& source, int64_t from, std::vector<uint8_t>& part) {
+    const PackedMatrix& shape = source.shape;
+    const int64_t bytes = static_cast<int64_t>(shape.panel_bytes), size = static_cast<int64_t>(part.size());
+    const int64_t total = static_cast<int64_t>(shape.panels) * shape.matrices;
+    const int64_t start = from - source.offset;  // in the weight; before it where negative
+    std::vector<uint8_t> whole;
+    for (int64_t i = std::max<int64_t>(0, start / bytes); i < total && i * bytes < start + size; ++i) {
+        const int64_t at = i * bytes - start;
+        auto pack = [&](uint8_t* out) {
+            pack_panel(source.data, shape, static_cast<int>(i / shape.panels), static_cast<int>(i % shape.panels), out);
+        };
+        if (at >= 0 && at + bytes <= size) {
+            pack(part.data() + at);
+        } else {  // a panel that lies in two parts is packed for both
+            whole.assign(shape.panel_bytes, 0);
+            pack(whole.data());
+            const int64_t first = std::max<int64_t>(0, -at), last = std::min(bytes, size - at);
+            std::copy(whole.begin() + first, whole.begin() + last, part.begin() + at + first);
+        }
+    }
+}
+
+}  // namespace
+
+int Program::pack_weights(const std::vector<Source>& sources, const Write& write) {
+    if (sources.empty()) return 0;
+    const int64_t piece = kHugePage, begin = sources.front().offset;
+    const int64_t end = sources.back().offset + static_cast<int64_t>(sources.back().shape.bytes());
+    std::atomic<int64_t> next{begin / piece};
     std::atomic<int> error{0};
     pool.run([&](Team&) {
-        std::vector<uint8_t> buffer(run * packed.panel_bytes);
-        for (int from = next.fetch_add(run); from < total && !error; from = next.fetch_add(run)) {
-            const int count = std::min(run, total - from);
-            std::fill(buffer.begin(), buffer.end(), uint8_t{0});
-            for (int i = 0; i < count; ++i)
-                pack_panel(data, packed, (from + i) / panels, (from + i) % panels,
-                           buffer.data() + i * packed.panel_bytes);
-            const int failed = write(buffer.data(), count * packed.panel_bytes, from * packed.panel_bytes);
+        std::vector<uint8_t> part;
+        for (int64_t at = next.fetch_add(1) * piece; at < end && !error; at = next.fetch_add(1) * piece) {
+            const int64_t from = std::max(at, begin);
+            part.assign(static_cast<size_t>(at + piece - from), 0);
+            for (const Source& source : sources)
+                if (source.offset < at + piece && source.offset + static_cast<int64_t>(source.shape.bytes()) > from)
+                    pack_part(source, from, part);
+            const int failed = write(part.data(), part.size(), from);
             if (failed) error = failed;
         }
     });

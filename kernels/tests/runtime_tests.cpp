@@ -289,7 +289,7 @@ void test_programs() {
             }
 }
 
-// A weight packed part by part is the weight packed in memory, and the checksum tells one byte.
+// Weights packed for a file are the weights packed in memory, and the checksum tells one byte.
 void test_packing() {
     Random random(7);
     for (int t = 0; t < static_cast<int>(Type::count); ++t) {
@@ -298,14 +298,24 @@ void test_packing() {
         const Exact<uint8_t> data = random_weight(random, type, static_cast<int64_t>(matrices) * rows * cols);
         Program program(3, kernels());
         const PackedMatrix& whole = program.weights[program.add_weight(type, matrices, rows, cols, data.data())];
-        Exact<uint8_t> parts(whole.bytes());
-        const auto write = [&](const uint8_t* part, size_t bytes, size_t offset) {
-            check(offset + bytes <= parts.size(), "a part leaves the packed weight");
-            std::memcpy(parts.data() + offset, part, bytes);
+        // Two of them around the end of a huge page of the file, and with something before the first.
+        const int64_t bytes = static_cast<int64_t>(whole.bytes()), piece = static_cast<int64_t>(kHugePage);
+        const int64_t first = piece - 64 * random.between(0, static_cast<int>(bytes / 64)), second = first + bytes + 64;
+        const std::vector<Program::Source> sources{{whole, data.data(), first}, {whole, data.data(), second}};
+        std::vector<uint8_t> file(static_cast<size_t>(second + bytes + piece), 0xff);
+        const auto write = [&](const uint8_t* part, size_t size, int64_t offset) {
+            check(offset >= first && offset + static_cast<int64_t>(size) <= static_cast<int64_t>(file.size()),
+                  "a part leaves the weights");
+            check((offset + static_cast<int64_t>(size)) % piece == 0, "a part ends within a huge page");
+            std::memcpy(file.data() + offset, part, size);
             return 0;
         };
-        check(program.pack_weight(type, matrices, rows, cols, data.data(), write) == 0, "packing broke off");
-        check(std::equal(parts.begin(), parts.end(), whole.data), "%s: the parts differ", format(type).name);
+        check(program.pack_weights(sources, write) == 0, "packing broke off");
+        Exact<uint8_t> parts(whole.bytes());
+        for (int64_t place : {first, second}) {
+            std::copy(file.begin() + place, file.begin() + place + bytes, parts.begin());
+            check(std::equal(parts.begin(), parts.end(), whole.data), "%s: the parts differ", format(type).name);
+        }
         const PackedMatrix& added = program.weights[program.add_packed(type, matrices, rows, cols, parts.data())];
         check(added.panel(matrices - 1, 0) == parts.data() + (matrices - 1) * added.panels * added.panel_bytes,
               "a packed weight lies elsewhere");
@@ -318,11 +328,11 @@ void test_packing() {
         check(sum != program.checksum(parts.data(), parts.size()) || std::equal(parts.begin(), parts.end(), whole.data),
               "words that changed places, the same checksum");
         std::atomic<int> calls{0};
-        const auto fail = [&](const uint8_t*, size_t, size_t) {
+        const auto fail = [&](const uint8_t*, size_t, int64_t) {
             ++calls;
             return 5;
         };
-        check(program.pack_weight(type, matrices, rows, cols, data.data(), fail) == 5, "a failed write went unnoticed");
+        check(program.pack_weights(sources, fail) == 5, "a failed write went unnoticed");
         check(calls <= 3, "writes went on after one failed");
     }
 }

@@ -11,21 +11,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import mmap
 import os
 import shutil
 import stat
 import struct
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from localllm.ops.native import core_shape, in_memory
 from localllm.ops.spec import Bytes, Weight
@@ -36,6 +33,7 @@ MAGIC = b"LLMPACK1"
 TAIL = struct.Struct("<Q8s")  # length of the list, magic word
 ALIGNMENT = 4096  # of a weight's place in the file
 SMALLEST = 32 << 20  # bytes of weights that are worth a file
+GROUP = 64 << 20  # bytes of weights that are packed together
 SPARE = 2 << 30  # bytes of the disk that are left free
 ABANDONED = 3600  # seconds after which an unfinished file is taken for a leftover
 
@@ -112,9 +110,16 @@ class PackedCache:
         offsets = _offsets(sizes)
         handle, name = tempfile.mkstemp(UNFINISHED, dir=self.folder)
         try:
-            for weight, offset in zip(weights, offsets, strict=False):
-                core.pack_weight(*core_shape(weight), weight.data, handle, offset)
-                weight.info.release()
+            for start, stop in _groups(sizes):
+                group = weights[start:stop]
+                core.pack_weights(
+                    [core_shape(weight) for weight in group],
+                    [weight.data for weight in group],
+                    offsets[start:stop],
+                    handle,
+                )
+                for weight in group:
+                    weight.info.release()
             os.ftruncate(handle, offsets[-1])
             parts = _parts(handle, sizes)
             sums = [core.checksum(part) for part in parts]
@@ -179,10 +184,11 @@ def _mapped(core: Any, weights: Sequence[Weight], sizes: list[int], path: Path) 
 
 
 def _parts(handle: int, sizes: list[int]) -> list[Bytes]:
-    """The packed weights in an open file, mapped."""
+    """The packed weights in an open file, mapped in huge pages where the system has them."""
+    from localllm import _native
+
     offsets = _offsets(sizes)
-    mapped = mmap.mmap(handle, offsets[-1], access=mmap.ACCESS_READ)
-    memory = np.frombuffer(mapped, np.uint8)
+    memory = _native.map_file(handle, offsets[-1])
     places = zip(offsets, sizes, strict=False)
     return [memory[offset : offset + size] for offset, size in places]
 
@@ -201,6 +207,16 @@ def _packed_size(weight: Weight) -> int:
 def _offsets(sizes: list[int]) -> list[int]:
     """Where each weight begins, and the end of the last: one more."""
     return [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
+
+
+def _groups(sizes: list[int]) -> Iterator[tuple[int, int]]:
+    """Ranges of weights that are packed together: many enough to keep all threads busy, few enough
+    that the model file's memory is given back soon."""
+    start = 0
+    for stop in range(1, len(sizes) + 1):
+        if stop == len(sizes) or sum(sizes[start:stop]) >= GROUP:
+            yield start, stop
+            start = stop
 
 
 def _identity(weights: Sequence[Weight]) -> str:
