@@ -53,7 +53,15 @@ class Program:
     def embed(self, out: int, table: int, scale: float) -> None: ...
     def norm(self, out: int, x: int, weight: int, eps: float, group: int) -> None: ...
     def linear(
-        self, x: int, weights: list[int], outs: list[int], biases: list[int], accumulate: bool
+        self,
+        x: int,
+        weights: list[int],
+        outs: list[int],
+        biases: list[int],
+        accumulate: bool,
+        norm: int = -1,
+        eps: float = 0.0,
+        act: str = "",
     ) -> None: ...
     def rope(
         self,

@@ -134,7 +134,7 @@ class Builder {
         program.add(std::move(op));
     }
     void linear(int x, const std::vector<int>& weights, const std::vector<int>& outs, const std::vector<int>& biases,
-                bool accumulate) {
+                bool accumulate, int norm, double eps, const std::string& act) {
         auto op = std::make_unique<Linear>();
         require(!weights.empty() && weights.size() == outs.size() && weights.size() == biases.size(),
                 "linear: list lengths differ");
@@ -146,6 +146,16 @@ class Builder {
             require(outs[i] != x, "linear: an output is the input");
             op->targets.push_back({&w, width_is(outs[i], w.rows, "linear"),
                                    biases[i] < 0 ? nullptr : vector_of(biases[i], w.rows, "linear")});
+        }
+        if (norm >= 0) {
+            op->norm = vector_of(norm, program.widths[x], "linear");
+            op->eps = static_cast<float>(eps);
+        }
+        op->gated = !act.empty();
+        if (op->gated) {
+            op->kind = activation(act);
+            require(weights.size() == 2 && outs[0] == outs[1] && !accumulate,
+                    "linear: a gate and what it lets through have one output");
         }
         program.add(std::move(op));
     }
@@ -360,7 +370,7 @@ void bind_program(nb::module_& m) {
         .def("embed", &Builder::embed, nb::arg("out"), nb::arg("table"), nb::arg("scale"))
         .def("norm", &Builder::norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"), nb::arg("group"))
         .def("linear", &Builder::linear, nb::arg("x"), nb::arg("weights"), nb::arg("outs"), nb::arg("biases"),
-             nb::arg("accumulate"))
+             nb::arg("accumulate"), nb::arg("norm") = -1, nb::arg("eps") = 0.0, nb::arg("act") = "")
         .def("rope", &Builder::rope, nb::arg("x"), nb::arg("inverse_frequencies"), nb::arg("heads"),
              nb::arg("head_dim"), nb::arg("interleaved"), nb::arg("scale"))
         .def("attention", &Builder::attention, nb::arg("out"), nb::arg("q"), nb::arg("k"), nb::arg("v"),

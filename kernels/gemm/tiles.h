@@ -78,8 +78,8 @@ void prepare_tile(const Kernels& kernels, const Tile& tile, int k, const Prepare
 // and memory is read all the time.
 constexpr size_t kFewTiles = 3;
 
-// Multiplies slab `index` of the tiles' matrix with them; calls put(slot, first_row, count, values) for each column of
-// each panel.
+// Multiplies slab `index` of the tiles' matrix with them; calls put(tile, first_row, count, values) for each panel of
+// it with each tile: `count` of the 16 rows exist, the values are [tile.valid][16] and may be changed.
 template <class Put>
 void multiply(const Kernels& kernels, const PackedMatrix& weight, int index, std::span<const Tile> tiles,
               const Prepared& activations, Put put) {
@@ -90,9 +90,9 @@ void multiply(const Kernels& kernels, const PackedMatrix& weight, int index, std
     auto quants = [&](const Tile& tile) {
         return QuantTile(activations.quants + tile.quant_offset, tile.columns(), k);
     };
-    auto put_panel = [&](const Tile& tile, int panel, const float* y) {
-        const int row = (first_panel + panel) * kPanelRows, count = std::min(kPanelRows, weight.rows - row);
-        for (int c = 0; c < tile.valid; ++c) put(tile.start + c, row, count, y + c * kPanelRows);
+    auto put_panel = [&](const Tile& tile, int panel, float* y) {
+        const int row = (first_panel + panel) * kPanelRows;
+        put(tile, row, std::min(kPanelRows, weight.rows - row), y);
     };
     if (tiles.size() <= kFewTiles) {
         alignas(64) float y[kTileColumns * kPanelRows];

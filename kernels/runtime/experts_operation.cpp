@@ -82,7 +82,7 @@ class Mixture {
             prepare_tile(kernels_, row_tiles[row], k_, to_router_, [&](int) { return input(row); });
             for (int slab = 0; slab < op_.router->slabs(); ++slab)
                 multiply(kernels_, *op_.router, slab, std::span(&row_tiles[row], 1), to_router_,
-                         [&](int, int first, int count, const float* y) { copy(y, count, scores + first); });
+                         [&](const Tile&, int first, int count, const float* y) { copy(y, count, scores + first); });
             choose(scores, best, choices_ + row * used_, shares_ + row * used_);
         }
     }
@@ -117,8 +117,9 @@ class Mixture {
         for_slabs(0, 2 * slabs, tiles_, [&](int slab, std::span<const Tile> tiles) {
             const bool is_up = slab >= slabs;
             multiply(kernels_, is_up ? *op_.up : *op_.gate, is_up ? slab - slabs : slab, tiles, to_gate_and_up_,
-                     [&](int slot, int first, int count, const float* y) {
-                         copy(y, count, hidden(slot) + (is_up ? ffn_ : 0) + first);
+                     [&](const Tile& tile, int first, int count, const float* y) {
+                         for (int c = 0; c < tile.valid; ++c)
+                             copy(y + c * kPanelRows, count, hidden(tile.start + c) + (is_up ? ffn_ : 0) + first);
                      });
         });
     }
@@ -136,9 +137,12 @@ class Mixture {
 
     void multiply_down() {
         for_slabs(1, op_.down->slabs(), hidden_tiles_, [&](int slab, std::span<const Tile> tiles) {
-            multiply(kernels_, *op_.down, slab, tiles, to_down_, [&](int slot, int first, int count, const float* y) {
-                copy(y, count, result_ + static_cast<int64_t>(order_[slot]) * k_ + first);
-            });
+            multiply(kernels_, *op_.down, slab, tiles, to_down_,
+                     [&](const Tile& tile, int first, int count, const float* y) {
+                         for (int c = 0; c < tile.valid; ++c)
+                             copy(y + c * kPanelRows, count,
+                                  result_ + static_cast<int64_t>(order_[tile.start + c]) * k_ + first);
+                     });
         });
     }
 
@@ -200,7 +204,7 @@ class Mixture {
 
 }  // namespace
 
-size_t Experts::scratch(int rows) const {
+size_t Experts::scratch(int rows, int) const {
     return ExpertsRoom(rows, router->rows, used, gate->cols, gate->rows).bytes;
 }
 

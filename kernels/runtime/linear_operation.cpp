@@ -1,43 +1,91 @@
-// Several weights on one input.
+// Several weights on one input, with the norm before them and the activation after them.
 #include "gemm/tiles.h"
 #include "runtime/operations.h"
 
 namespace localllm {
 
-size_t Linear::scratch(int rows) const {
-    const int k = targets[0].weight->cols;
+namespace {
+
+size_t room(int rows, int k) {
     return quant_room(rows, 1, k) + float_room(rows, 1, k);
+}
+
+// One row is prepared by every thread for itself: that takes less time than to wait for each other.
+bool each_alone(int rows) {
+    return rows == 1;
+}
+
+}  // namespace
+
+size_t Linear::scratch(int rows, int threads) const {
+    const int k = targets[0].weight->cols;
+    return std::max(room(rows, k), room(1, k) * threads);
 }
 
 void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
     const int n = rows(step), k = targets[0].weight->cols;
     if (n == 0) return;
+    uint8_t* memory = step.scratch + (each_alone(n) ? room(1, k) * team.index : 0);
     Prepared prepared;
-    int slabs = 0;
-    for (const Target& t : targets) {
-        prepared.add(*t.weight, step.scratch, step.scratch + quant_room(n, 1, k));
-        slabs += t.weight->slabs();
-    }
+    for (const Target& t : targets) prepared.add(*t.weight, memory, memory + quant_room(n, 1, k));
     std::vector<Tile> tiles;
     append_tiles(tiles, 0, 0, n, kernels.columns, k);
-    const float* input = step.buffers[x];
-    const auto [begin, end] = team.share(static_cast<int64_t>(tiles.size()));
-    for (int64_t i = begin; i < end; ++i)
-        prepare_tile(kernels, tiles[i], k, prepared, [&](int slot) { return input + static_cast<int64_t>(slot) * k; });
-    team.barrier();
+    std::vector<float> normed(norm ? k : 0);
+    auto input = [&](int slot) -> const float* {
+        const float* row = step.buffers[x] + static_cast<int64_t>(slot) * k;
+        if (!norm) return row;
+        kernels.rms_norm(row, norm, normed.data(), k, eps);
+        return normed.data();
+    };
+    const auto [begin, end] = each_alone(n) ? std::pair<int64_t, int64_t>(0, 1) : team.share(tiles.size());
+    for (int64_t i = begin; i < end; ++i) prepare_tile(kernels, tiles[i], k, prepared, input);
+    if (!each_alone(n)) team.barrier();
 
+    auto add_bias = [](const Target& target, const Tile& tile, int first, int count, float* y) {
+        if (target.bias)
+            for (int c = 0; c < tile.valid; ++c)
+                for (int i = 0; i < count; ++i) y[c * kPanelRows + i] += target.bias[first + i];
+    };
+    auto store = [&](const Target& target, const Tile& tile, int first, int count, const float* y) {
+        const int width = target.weight->rows;
+        float* row = step.buffers[target.out] + static_cast<int64_t>(tile.start) * width + first;
+        for (int c = 0; c < tile.valid; ++c, row += width, y += kPanelRows)
+            if (accumulate)
+                for (int i = 0; i < count; ++i) row[i] += y[i];
+            else
+                std::copy(y, y + count, row);
+    };
+    auto multiply_by = [&](const Target& target, int slab, auto put) {
+        multiply(kernels, *target.weight, slab, tiles, prepared, [&](const Tile& tile, int first, int count, float* y) {
+            add_bias(target, tile, first, count, y);
+            put(tile, first, count, y);
+        });
+    };
+    if (gated) {
+        std::vector<float> gate(static_cast<size_t>(n) * kSlabPanels * kPanelRows);
+        team.claim(step.counters[counter], targets[0].weight->slabs(), [&](int slab) {
+            // The panels come in the same order both times.
+            float* kept = gate.data();
+            multiply_by(targets[0], slab, [&](const Tile& tile, int, int, const float* y) {
+                kept = std::copy(y, y + tile.valid * kPanelRows, kept);
+            });
+            kept = gate.data();
+            multiply_by(targets[1], slab, [&](const Tile& tile, int first, int count, float* y) {
+                const int size = tile.valid * kPanelRows;
+                kernels.gated_act(kept, y, y, size, kind);
+                store(targets[1], tile, first, count, y);
+                kept += size;
+            });
+        });
+        return;
+    }
+    int slabs = 0;
+    for (const Target& t : targets) slabs += t.weight->slabs();
     team.claim(step.counters[counter], slabs, [&](int slab) {
         const Target* target = targets.data();
         while (slab >= target->weight->slabs()) slab -= (target++)->weight->slabs();
-        float* to = step.buffers[target->out];
-        const int width = target->weight->rows;
-        multiply(kernels, *target->weight, slab, tiles, prepared, [&](int slot, int first, int count, const float* y) {
-            float* row = to + static_cast<int64_t>(slot) * width + first;
-            const float* bias = target->bias ? target->bias + first : nullptr;
-            for (int i = 0; i < count; ++i) {
-                const float value = bias ? y[i] + bias[i] : y[i];
-                row[i] = accumulate ? row[i] + value : value;
-            }
+        multiply_by(*target, slab, [&](const Tile& tile, int first, int count, const float* y) {
+            store(*target, tile, first, count, y);
         });
     });
 }

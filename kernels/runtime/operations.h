@@ -21,7 +21,8 @@ struct Norm final : Operation {
     void run(const Kernels&, const Step&, Team&) const override;
 };
 
-// Several weights on one input; with `accumulate` the outputs are added to.
+// Several weights on one input; with `accumulate` the outputs are added to. With a norm, the input is normalised first
+// (see Norm; over the whole row); gated, the two weights' results are combined (see GatedAct) into one output.
 struct Linear final : Operation {
     struct Target {
         const PackedMatrix* weight;
@@ -31,7 +32,11 @@ struct Linear final : Operation {
     int x;
     bool accumulate;
     std::vector<Target> targets;
-    size_t scratch(int rows) const override;
+    const float* norm = nullptr;  // null: none
+    float eps = 0;
+    bool gated = false;
+    Activation kind = Activation::silu;
+    size_t scratch(int rows, int threads) const override;
     void run(const Kernels&, const Step&, Team&) const override;
 };
 
@@ -77,7 +82,7 @@ struct Experts final : Operation {
     float scale;
     Activation kind;
     const PackedMatrix *router, *gate, *up, *down;
-    size_t scratch(int rows) const override;
+    size_t scratch(int rows, int threads) const override;
     void run(const Kernels&, const Step&, Team&) const override;
 };
 

@@ -40,7 +40,7 @@ class Operation {
   public:
     virtual ~Operation() = default;
     // Bytes of shared scratch for a step of that many rows.
-    virtual size_t scratch(int /*rows*/) const { return 0; }
+    virtual size_t scratch(int /*rows*/, int /*threads*/) const { return 0; }
     virtual void run(const Kernels& kernels, const Step& step, Team& team) const = 0;
 
     bool on_selected = false;  // works on the selected rows only

@@ -53,8 +53,10 @@ void check_linear(const Kernels& kernels, Random& random, Type type, int rows, i
                      [&](int slot) { return x.data() + static_cast<size_t>(slot) * cols; });
     auto multiply_into = [&](std::span<const Tile> with, float* out) {
         for (int slab = 0; slab < packed.slabs(); ++slab)
-            multiply(kernels, packed, slab, with, prepared, [&](int slot, int first, int n, const float* values) {
-                std::copy(values, values + n, out + static_cast<size_t>(slot) * rows + first);
+            multiply(kernels, packed, slab, with, prepared, [&](const Tile& tile, int first, int n, const float* y) {
+                for (int c = 0; c < tile.valid; ++c)
+                    std::copy(y + c * kPanelRows, y + c * kPanelRows + n,
+                              out + static_cast<size_t>(tile.start + c) * rows + first);
             });
     };
     multiply_into(tiles, y.data());

@@ -110,12 +110,17 @@ class _Lowering:
     def _(self, one: Linear) -> None:
         if one.residual is not None:
             _expect_in_place(one, one.outs[0], one.residual)
+        norm, eps = one.norm or (None, 0.0)
+        outs = one.outs if one.act is None else one.outs * 2
         self.core.linear(
             self.buffers[one.x],
             [self._weight(weight) for weight in one.weights],
-            [self.buffers[out] for out in one.outs],
-            [_NONE if bias is None else self._vector(bias) for bias in one.biases],
+            [self.buffers[out] for out in outs],
+            [self._vector_or_none(bias) for bias in one.biases],
             one.accumulate,
+            self._vector_or_none(norm),
+            eps,
+            one.act or "",
         )
 
     @add.register
@@ -199,6 +204,9 @@ class _Lowering:
     def _vector(self, vector: Weight) -> int:
         """A norm or bias, as float32 whatever it is stored as."""
         return self._once("vector", vector.name, lambda: self._floats(vector.float32()))
+
+    def _vector_or_none(self, vector: Weight | None) -> int:
+        return _NONE if vector is None else self._vector(vector)
 
     def _frequencies(self, rope: Rope) -> int:
         return self._once("rope", rope, lambda: self._floats(rope.inverse_frequencies))

@@ -66,7 +66,7 @@ class Instruction:
         args += [
             f"{item.name}={_show(getattr(self, item.name))}"
             for item in fields(self)
-            if item.name not in buffers
+            if item.name not in buffers and getattr(self, item.name) is not None
         ]
         outs = ", ".join(f"b{number}" for number in self.writes)
         call = f"{type(self).__name__.lower()}({', '.join(args)})"
@@ -125,13 +125,19 @@ class Norm(Instruction):
 
 @dataclass(frozen=True)
 class Linear(Instruction):
-    """Several weights on one input, one output each; with `residual`, out = residual + x W^T."""
+    """Several weights on one input, one output each; with `residual`, out = residual + x W^T.
+
+    With a norm (weight, eps), `x` is normalised first, over the whole row. With `act` there are two
+    weights, a gate's and what it lets through, and one output: act(gate) * up.
+    """
 
     outs: tuple[int, ...]
     x: int
     weights: tuple[Weight, ...]
     biases: tuple[Weight | None, ...]
     residual: int | None = None
+    norm: tuple[Weight, float] | None = None
+    act: str | None = None
     READS = ("x", "residual")
     WRITES = ("outs",)
 
@@ -141,12 +147,17 @@ class Linear(Instruction):
         return self.residual is not None
 
     def run(self, ops: Ops[V], buffers: dict[int, V]) -> None:
-        """See `Ops.linear` and `Ops.add`."""
+        """See `Ops.norm`, `Ops.linear`, `Ops.gated_act` and `Ops.add`."""
         x = buffers[self.x]
+        if self.norm is not None:
+            x = ops.norm(x, *self.norm)
         results = [
             ops.linear(x, weight, bias)
             for weight, bias in zip(self.weights, self.biases, strict=True)
         ]
+        if self.act is not None:
+            gate, up = results
+            results = [ops.gated_act(gate, up, self.act)]
         if self.residual is not None:
             results = [ops.add(buffers[self.residual], results[0])]
         buffers.update(zip(self.outs, results, strict=True))

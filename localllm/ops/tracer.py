@@ -6,6 +6,8 @@ meaning:
 - `drop_unused`: instructions whose results nobody reads.
 - `merge_linears`: linears on one input become one with several weights (q/k/v; gate/up).
 - `fold_residuals`: x + linear(h) becomes a linear that accumulates into x.
+- `fold_norms`: linear(norm(x)) becomes a linear that normalises its input.
+- `fold_activations`: act(gate) * up of two linears becomes a linear that does it.
 - `allocate`: buffers are reused once their value is dead; what can work in place does.
 """
 
@@ -36,7 +38,9 @@ from localllm.ops.spec import ACTIVATIONS, Attention, Definition, Experts, Rope,
 def trace(definition: Definition, outputs: Collection[str] | None = None) -> Program:
     """The fused program of a definition; `outputs` keeps only the named results."""
     program = drop_unused(record(definition), outputs)
-    return allocate(fold_residuals(merge_linears(program)))
+    for fuse in (merge_linears, fold_residuals, fold_norms, fold_activations):
+        program = fuse(program)
+    return allocate(program)
 
 
 def record(definition: Definition) -> Program:
@@ -203,7 +207,7 @@ def fold_residuals(program: Program) -> Program:
     last_read = _last_reads(program)
     made_by = {out: (at, one) for at, one in enumerate(program.instructions) for out in one.writes}
     # values that an instruction works on in place: a linear that reads one must not move past it
-    overwritten = {one.x for one in program.instructions if isinstance(one, Rotate | Softcap)}
+    overwritten = {value for one in program.instructions for value in _destroyed(one)}
 
     def folded(at: int, add: Add) -> tuple[int, Linear] | None:
         """Where the linear stood, and the linear that takes the place of the add."""
@@ -229,6 +233,46 @@ def fold_residuals(program: Program) -> Program:
             instructions[at] = fused[1]
             overwritten.update(fused[1].reads[1:])
     return replace(program, instructions=tuple(one for _, one in sorted(instructions.items())))
+
+
+def fold_norms(program: Program) -> Program:
+    """A norm over whole rows that only one linear reads becomes part of it."""
+    reads = Counter(buffer for one in program.instructions for buffer in one.reads)
+    norms = {one.out: one for one in program.instructions if isinstance(one, Norm)}
+    # where a value is destroyed by what works in place: it must not be read later than that
+    ends = {value: at for at, one in enumerate(program.instructions) for value in _destroyed(one)}
+    instructions: dict[int, Instruction] = dict(enumerate(program.instructions))
+    for at, one in enumerate(program.instructions):
+        norm = norms.get(one.x) if isinstance(one, Linear) else None
+        if (
+            isinstance(one, Linear)
+            and norm is not None
+            and norm.group is None
+            and reads[norm.out] == 1
+            and norm.x != one.residual
+            and ends.get(norm.x, at) >= at
+        ):
+            instructions[at] = replace(one, x=norm.x, norm=(norm.weight, norm.eps))
+            del instructions[program.instructions.index(norm)]
+    return replace(program, instructions=tuple(instructions.values()))
+
+
+def fold_activations(program: Program) -> Program:
+    """A gated activation of a linear's two results, read by nothing else, becomes part of it."""
+    reads = Counter(buffer for one in program.instructions for buffer in one.reads)
+    acts = {(one.gate, one.up): one for one in program.instructions if isinstance(one, GatedAct)}
+    instructions: dict[int, Instruction] = dict(enumerate(program.instructions))
+    for at, one in enumerate(program.instructions):
+        act = acts.get((one.outs[0], one.outs[-1])) if isinstance(one, Linear) else None
+        if (
+            isinstance(one, Linear)
+            and act is not None
+            and len(one.outs) == 2
+            and all(reads[out] == 1 for out in one.outs)
+        ):
+            instructions[at] = replace(one, outs=(act.out,), act=act.kind)
+            del instructions[program.instructions.index(act)]
+    return replace(program, instructions=tuple(instructions.values()))
 
 
 def allocate(program: Program) -> Program:
@@ -281,6 +325,13 @@ def _in_place(instruction: Instruction) -> list[tuple[int, tuple[int, ...]]]:
     if isinstance(instruction, Add):
         return [(instruction.out, (instruction.a, instruction.b))]
     return []
+
+
+def _destroyed(instruction: Instruction) -> tuple[int, ...]:
+    """Values that an instruction can only work on in place."""
+    if isinstance(instruction, Linear) and instruction.residual is not None:
+        return (instruction.residual,)
+    return (instruction.x,) if isinstance(instruction, Rotate | Softcap) else ()
 
 
 def _last_reads(program: Program) -> dict[int, int]:

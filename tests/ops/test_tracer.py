@@ -6,11 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.ops.program import Add, Attend, Linear, Output, Softcap
+from localllm.ops.program import Add, Attend, GatedAct, Linear, Norm, Output, Softcap
 from localllm.ops.spec import Attention, Experts, Rope
 from localllm.ops.tracer import (
     allocate,
     drop_unused,
+    fold_activations,
+    fold_norms,
     fold_residuals,
     merge_linears,
     record,
@@ -197,6 +199,62 @@ def test_a_linear_does_not_move_past_the_end_of_its_input(body):
     assert_same(run(trace(program)), run(program))
 
 
+def test_norms_and_activations_become_part_of_the_linears():
+    before = fold_residuals(merge_linears(record(two_layers)))
+    after = fold_activations(fold_norms(before))
+    assert_same(run(after), run(before))
+    assert not kinds(after, Norm)
+    assert not kinds(after, GatedAct)
+    normed = [one.weights[0].name for one in kinds(after, Linear) if one.norm]
+    assert normed == ["a.q", "a.gate", "b.q", "b.gate"]
+    assert [one.act for one in kinds(after, Linear) if len(one.weights) == 2] == ["silu", "silu"]
+
+
+def norm_read_twice(ops, x):
+    h = ops.norm(x, weight("n", WIDTH), 1e-5)
+    return ops.add(h, ops.linear(h, square("w")))
+
+
+def norm_of_heads(ops, x):
+    return ops.linear(ops.norm(x, weight("n", 4), 1e-5, 4), square("w"))
+
+
+def norm_of_what_ends(ops, x):
+    h = ops.norm(x, weight("n", WIDTH), 1e-5)
+    return ops.add(ops.softcap(x, 2.0), ops.linear(h, square("w")))
+
+
+def norm_of_the_residual(ops, x):
+    return ops.add(x, ops.linear(ops.norm(x, weight("n", WIDTH), 1e-5), square("w")))
+
+
+@pytest.mark.parametrize(
+    "body", [norm_read_twice, norm_of_heads, norm_of_what_ends, norm_of_the_residual]
+)
+def test_norms_that_others_need_stay(body):
+    program = fold_residuals(record(outputs_of(body)))
+    after = fold_norms(program)
+    assert len(kinds(after, Norm)) == len(kinds(program, Norm)) == 1
+    assert_same(run(trace(outputs_of(body))), run(program))
+
+
+def gate_read_twice(ops, x):
+    gate, up = ops.linear(x, square("gate")), ops.linear(x, square("up"))
+    return ops.add(gate, ops.gated_act(gate, up, "silu"))
+
+
+def gate_for_itself(ops, x):
+    gate = ops.linear(x, square("gate"))
+    return ops.gated_act(gate, gate, "gelu")
+
+
+@pytest.mark.parametrize("body", [gate_read_twice, gate_for_itself])
+def test_activations_whose_inputs_others_need_stay(body):
+    program = merge_linears(record(outputs_of(body)))
+    assert kinds(fold_activations(program), GatedAct)
+    assert_same(run(trace(outputs_of(body))), run(program))
+
+
 def test_buffers_do_not_grow_with_depth():
     def deep(layers):
         @definition
@@ -286,11 +344,12 @@ def test_a_listing_names_buffers_and_weights():
     listing = str(trace(two_layers)).splitlines()
     assert listing[0].startswith("buffers b0:8 ")
     assert listing[1].split(None, 1)[1] == "b0 = embed(table=table, scale=2)"
-    assert listing[3].split(None, 1)[1] == (
-        "b2, b3, b4 = linear(b1, weights=(a.q, a.k, a.v), biases=(a.q.bias, None, None))"
+    assert listing[2].split(None, 1)[1] == (
+        "b1, b2, b3 = linear(b0, weights=(a.q, a.k, a.v), biases=(a.q.bias, None, None), "
+        "norm=(a.norm, 1e-05))"
     )
-    assert "b2 = rotate(b2, head_dim=4, rope=<4 dims, neighbours, scale 1>)" in listing[4]
-    assert "spec=<layer 0, 2/1 heads of 4>" in listing[6]
+    assert "b1 = rotate(b1, head_dim=4, rope=<4 dims, neighbours, scale 1>)" in listing[3]
+    assert "spec=<layer 0, 2/1 heads of 4>" in listing[5]
 
 
 STEPS = st.lists(
