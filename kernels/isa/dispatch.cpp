@@ -30,6 +30,9 @@ std::vector<const Kernels*> available_kernels() {
     if (avx512) found.push_back(&kAvx512Kernels);
     if (avx2 && bit(seven1.a, 4)) found.push_back(&kAvxVnniKernels);
     if (avx2) found.push_back(&kAvx2Kernels);
+#elif defined(LOCALLLM_ARM64)
+    if (has_dot_product()) found.push_back(&kNeonDotKernels);
+    found.push_back(&kNeonKernels);
 #endif
     found.push_back(&kScalarKernels);
     return found;

@@ -35,6 +35,8 @@ struct Kernels {
 extern const Kernels kScalarKernels;
 #ifdef LOCALLLM_X86
 extern const Kernels kAvx2Kernels, kAvxVnniKernels, kAvx512Kernels;
+#elif defined(LOCALLLM_ARM64)
+extern const Kernels kNeonKernels, kNeonDotKernels;
 #endif
 
 // Instruction sets of this build that this processor can run, best first; always ends with "scalar".

@@ -11,6 +11,15 @@
 #include <immintrin.h>
 #endif
 
+#if defined(LOCALLLM_ARM64) && defined(_WIN32)
+#define NOMINMAX
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#elif defined(LOCALLLM_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 // A kernel's parts become one loop whose sums stay in registers only when each of them is inlined and unrolled.
 #ifdef LOCALLLM_MSVC
 #define LOCALLLM_INLINE __forceinline
@@ -64,6 +73,30 @@ inline uint64_t saved_state() {
     uint32_t low, high;
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (static_cast<uint64_t>(high) << 32) | low;
+#endif
+}
+#endif
+
+#ifdef LOCALLLM_ARM64
+// Whether the processor has the dot product extension (FEAT_DotProd). ARM has no instruction that tells a program.
+inline bool has_dot_product() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__APPLE__)
+    return true;  // since the first of Apple's processors for the Mac
+#elif defined(_WIN32)
+    return IsProcessorFeaturePresent(PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE);
+#else
+    return false;
+#endif
+}
+
+// Asks for a cache line that will soon be read; any address is allowed.
+LOCALLLM_INLINE void prefetch(const void* p) {
+#ifdef LOCALLLM_MSVC
+    __prefetch(p);
+#else
+    __builtin_prefetch(p);
 #endif
 }
 #endif
