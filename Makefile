@@ -10,7 +10,7 @@ CMAKE  := $(BIN)/cmake
 # The package is installed editable, so only the native core and the dependencies make stamps stale.
 NATIVE := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt) pyproject.toml
 
-.PHONY: help chat test test-all lint format sanitize bench clean
+.PHONY: help chat test test-all lint format sanitize neon cross-tools bench clean
 
 help:
 	@echo "make chat      build, and chat with the bundled model"
@@ -19,6 +19,7 @@ help:
 	@echo "make lint      ruff, mypy and clang-format, changing nothing"
 	@echo "make format    ruff and clang-format, in place"
 	@echo "make sanitize  the kernel tests under ASan and UBSan"
+	@echo "make neon      the kernel tests for 64-bit ARM, cross-compiled, under QEMU"
 	@echo "make bench     speed at the shape of Llama 3.2 1B, with random weights"
 	@echo "make clean     remove what was made"
 
@@ -47,6 +48,17 @@ sanitize: $(VENV)/.tools
 		-DLOCALLLM_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	$(CMAKE) --build build/sanitize
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+
+# Without sanitizers: the code is the one that is shipped, and emulation is slow enough.
+neon: cross-tools $(VENV)/.tools
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(CMAKE) -S kernels -B build/neon -G Ninja -DLOCALLLM_TESTS=ON \
+		-DCMAKE_TOOLCHAIN_FILE="$(CURDIR)/kernels/cmake/aarch64-linux-gnu.cmake" -DCMAKE_BUILD_TYPE=Release
+	$(CMAKE) --build build/neon
+	$(BIN)/ctest --test-dir build/neon --verbose
+
+cross-tools:
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64-static; do command -v $$tool >/dev/null || \
+		{ echo "$$tool is missing; on Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static" >&2; exit 1; }; done
 
 bench: $(VENV)/.installed
 	$(BIN)/localllm bench --synthetic llama-3.2-1b

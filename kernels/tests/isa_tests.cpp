@@ -39,6 +39,47 @@ void test_elementwise() {
         }
 }
 
+// Every set converts halves as the scalar functions do: to the bit, but for the payload of NaN.
+void test_conversions() {
+    constexpr int n = 64, halves = 65536;
+    Random random(3);
+    for (const Kernels* kernels : available_kernels()) {
+        for (Type type : {Type::F16, Type::BF16})
+            for (int start = 0; start < halves; start += kPanelRows) {
+                Exact<uint16_t> panel(kPanelRows);
+                for (int i = 0; i < kPanelRows; ++i) panel[i] = static_cast<uint16_t>(start + i);
+                const float one = 1;
+                Exact<float> y(kPanelRows);
+                kernels->floating[static_cast<int>(type)][0](reinterpret_cast<const uint8_t*>(panel.data()), 1, &one,
+                                                             y.data());
+                for (int i = 0; i < kPanelRows; ++i) {
+                    const float wanted = type == Type::F16 ? half_to_float(panel[i]) : bfloat_to_float(panel[i]);
+                    check(y[i] == wanted || (std::isnan(y[i]) && std::isnan(wanted)), "%s reads %s %04x as %g",
+                          kernels->name, format(type).name, panel[i], static_cast<double>(y[i]));
+                }
+            }
+        const Cache cache(1, 1, n, 1, CacheType::f16);
+        const auto* keys = reinterpret_cast<const uint16_t*>(cache.head(0, 0, 0));
+        const auto* values = keys + cache.value_offset / 2;
+        for (int round = 0; round < 2000; ++round) {
+            Exact<float> x(n);
+            for (float& value : x) {  // near and between two halves, subnormal and too large ones among them
+                const uint16_t bits = static_cast<uint16_t>(random.below(0x7c00));
+                const float low = half_to_float(bits), high = bits == 0x7bff ? 7e4f : half_to_float(bits + 1);
+                value = low + (high - low) * random.pick<float>({0.0f, 0.25f, 0.5f, 0.5001f, 0.75f});
+                if (random.below(2)) value = -value;
+            }
+            kernels->store_token[0](cache, cache.head(0, 0, 0), 3, x.data(), x.data());
+            for (int i = 0; i < n; ++i) {
+                const uint16_t wanted = float_to_half(std::clamp(x[i], -65504.0f, 65504.0f));
+                check(keys[i * kPageTokens + 3] == wanted && values[3 * n + i] == wanted,
+                      "%s stores %g as %04x and %04x", kernels->name, static_cast<double>(x[i]),
+                      keys[i * kPageTokens + 3], values[3 * n + i]);
+            }
+        }
+    }
+}
+
 // What is not a number may give anything, without undefined conversions on the way.
 void test_not_finite() {
     constexpr float kInf = std::numeric_limits<float>::infinity();

@@ -10,6 +10,7 @@ int main(int count, char** names) {
     const std::pair<const char*, void (*)()> parts[] = {{"half", test_half},
                                                         {"linear", test_linear},
                                                         {"elementwise", test_elementwise},
+                                                        {"conversions", test_conversions},
                                                         {"not_finite", test_not_finite},
                                                         {"attention", test_attention},
                                                         {"threads", test_threads},

@@ -73,6 +73,7 @@ std::vector<double> requantised(const float* x, int n, int run);
 void test_half();
 void test_linear();
 void test_elementwise();
+void test_conversions();
 void test_not_finite();
 void test_attention();
 void test_threads();
