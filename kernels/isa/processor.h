@@ -33,14 +33,15 @@
 
 namespace localllm {
 
-// Lets a spinning thread leave the core's units to others.
+// Lets a spinning thread leave the core's units to others for some tens of cycles. ARM's `yield` does nothing on cores
+// that run one thread; its instruction barrier waits about as long as x86's pause.
 inline void pause() {
 #if defined(LOCALLLM_X86)
     _mm_pause();
 #elif defined(LOCALLLM_MSVC)
-    __yield();
+    __isb(_ARM64_BARRIER_SY);
 #elif defined(__aarch64__)
-    __asm__ volatile("yield");
+    __asm__ volatile("isb");
 #endif
 }
 
