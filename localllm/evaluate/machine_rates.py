@@ -83,7 +83,11 @@ class MachineRates:
     barriers: tuple[Barrier, ...]
 
     def memory_read(self, threads: int | None = None) -> MemoryRate:
-        """The way with the best median for that many threads; default: the most."""
+        """The way with the best median for that many threads; default: the most.
+
+        Raises:
+            ValueError: nothing was measured with that many.
+        """
         wanted = self.threads if threads is None else threads
         return max((m for m in self.memory if m.threads == wanted), key=lambda m: m.median)
 

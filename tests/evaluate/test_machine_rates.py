@@ -10,7 +10,7 @@ from localllm import _native
 from localllm.evaluate import machine_rates
 from localllm.evaluate.machine_rates import DotRate, MachineRates, MemoryRate, measure
 
-MOST_DOTS = 3e10  # vectors a second and core: four units at 7.5 GHz
+MOST_DOTS = 2.5e10  # vectors a second and core: four units at 6 GHz
 WIDTHS = {"int8": 8, "bf16": 16, "float32": 32}
 
 
