@@ -23,6 +23,11 @@ inline void require(bool condition, const std::string& message) {
     if (!condition) throw nb::value_error(message.c_str());
 }
 
+inline int check_threads(int threads) {
+    require(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024");
+    return threads;
+}
+
 template <class T>
 nb::ndarray<nb::numpy, T> own(T* data, std::initializer_list<size_t> shape) {
     nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });

@@ -7,6 +7,7 @@
 #include "attention/cache.h"
 #include "bindings/arguments.h"
 #include "isa/kernels.h"
+#include "measure/measure.h"
 #include "runtime/memory.h"
 
 namespace localllm {
@@ -36,6 +37,13 @@ nb::tuple scan_strings(Bytes buffer, uint64_t offset, uint64_t count) {
     return nb::make_tuple(starts, lengths, offset);
 }
 
+// What runs for long, without holding the interpreter.
+template <class Work>
+auto unlocked(Work work) {
+    nb::gil_scoped_release release;
+    return work();
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -51,6 +59,50 @@ NB_MODULE(_native, m) {
         for (const Kernels* k : available_kernels()) names.emplace_back(k->name);
         return names;
     });
+    m.def(
+        "measure_memory",
+        [](const std::vector<int>& threads, size_t bytes) {
+            require(!threads.empty(), "threads must not be empty");
+            for (int n : threads) check_threads(n);
+            require(bytes >= kLeastMeasured && bytes < size_t{1} << 40, "bytes must be between 1 MiB and 1 TiB");
+            const MemoryRates found = unlocked([&] { return measure_memory(threads, bytes); });
+            nb::list rates;
+            for (const MemoryRate& r : found.rates) {
+                nb::dict row;
+                row["threads"] = r.threads;
+                row["streams"] = r.streams;
+                row["prefetch"] = r.prefetch;
+                row["huge_pages"] = r.huge_pages;
+                row["median"] = r.median;
+                row["best"] = r.best;
+                rates.append(row);
+            }
+            return nb::make_tuple(found.bytes, found.huge_bytes, rates);
+        },
+        nb::arg("threads"), nb::arg("bytes"));
+    m.def(
+        "measure_dots",
+        [](int threads) {
+            check_threads(threads);
+            nb::list rates;
+            for (const DotRate& r : unlocked([&] { return measure_dots(threads); })) {
+                nb::dict row;
+                row["isa"] = r.isa;
+                row["type"] = r.type;
+                row["bits"] = r.bits;
+                row["rate"] = r.rate;
+                rates.append(row);
+            }
+            return rates;
+        },
+        nb::arg("threads"));
+    m.def(
+        "measure_barrier",
+        [](int threads) {
+            check_threads(threads);
+            return unlocked([&] { return measure_barrier(threads); });
+        },
+        nb::arg("threads"));
     m.attr("packed_layout") = kPackedLayout;
     m.def(
         "packed_size",

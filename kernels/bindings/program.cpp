@@ -318,10 +318,6 @@ class Builder {
     std::mutex running_;  // a second Python thread waits for the first
     int vocabulary_ = 1 << 30, layers_ = 0, kv_heads_ = 0, head_dim_ = 0;
 
-    static int check_threads(int threads) {
-        require(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024");
-        return threads;
-    }
     // The kernels of an instruction set; those chosen for this processor for "".
     static const Kernels& named_kernels(const std::string& isa) {
         if (isa.empty()) return kernels();

@@ -64,6 +64,7 @@ constexpr Kernels make_kernels(const char* name) {
     k.gated_act = gated_act<V>;
     k.add_scaled = add_scaled<V>;
     k.softcap = softcap<V>;
+    k.probes = make_probes<V>();
     return k;
 }
 

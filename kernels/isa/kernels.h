@@ -8,6 +8,7 @@
 #include "gemm/activations.h"
 #include "gemm/slab.h"
 #include "isa/elementwise.h"
+#include "measure/probes.h"
 #include "quant/format.h"
 
 namespace localllm {
@@ -30,6 +31,7 @@ struct Kernels {
     void (*gated_act)(const float* gate, const float* up, float* out, int n, Activation kind);
     void (*add_scaled)(const float* a, const float* b, float factor, float* out, int n);
     void (*softcap)(float* x, int n, float cap);
+    Probes probes;
 };
 
 extern const Kernels kScalarKernels;

@@ -16,6 +16,7 @@ int main(int count, char** names) {
                                                         {"threads", test_threads},
                                                         {"packing", test_packing},
                                                         {"memory", test_memory},
+                                                        {"measure", test_measure},
                                                         {"programs", test_programs}};
     for (const auto& [name, run] : parts) {
         bool wanted = count == 1;

@@ -79,6 +79,7 @@ void test_attention();
 void test_threads();
 void test_packing();
 void test_memory();
+void test_measure();
 void test_programs();
 
 }  // namespace localllm

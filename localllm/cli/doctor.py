@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from localllm import __version__
+from localllm.cli.loading import progress
 from localllm.cli.options import OutputOptions, with_options
+from localllm.evaluate.machine_rates import (
+    MachineRates,
+    MemoryRate,
+    measure,
+    thread_counts,
+)
 from localllm.hub.folders import config_file, hugging_face_cache, state_dir
 from localllm.units import in_bytes
 
@@ -18,14 +27,18 @@ from localllm.units import in_bytes
 @with_options
 def command(output: OutputOptions) -> None:
     """Describe this machine, and what of it is used."""
-    facts = _facts()
+    with progress("measuring memory and cores …"):
+        facts = _facts()
+        rates = measure(thread_counts(facts["cores"]))
     if output.json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json.dumps(facts | {"rates": asdict(rates)}, ensure_ascii=False))
         return
     for name, value in facts.items():
         shown = in_bytes(value) if name.startswith("memory") else value
         shown = {True: "yes", False: "no"}.get(value, shown) if isinstance(value, bool) else shown
         print(f"{name.replace('_', ' '):<22} {shown}")
+    for name, text in _rates(rates):
+        print(f"{name:<22} {text}")
 
 
 def _facts() -> dict[str, Any]:
@@ -57,6 +70,46 @@ def _kernels() -> str:
     why = "set by LOCALLLM_ISA" if os.environ.get("LOCALLLM_ISA") else "the fastest measured"
     rates = ", ".join(f"{name} {rate / 1e12:.3f}" for name, rate in measured_rates().items())
     return f"{used}, {why} ({rates} Top/s a core)"
+
+
+def _rates(rates: MachineRates) -> Iterator[tuple[str, str]]:
+    """What was measured, in lines with a name."""
+    name = "memory read"
+    for threads in dict.fromkeys(rate.threads for rate in rates.memory):
+        plain = next(rate for rate in rates.memory if rate.threads == threads)
+        best = rates.memory_read(threads)
+        yield (
+            name,
+            f"{best.median / 1e9:.1f} GB/s on {_threads(threads)} ({_way(best)}); "
+            f"plain {plain.median / 1e9:.1f}",
+        )
+        name = ""
+    if rates.memory_bytes:
+        share = rates.huge_bytes / rates.memory_bytes
+        yield "huge pages", f"{share:.0%} of what asked for them" if share else "none on request"
+    name = "dot products"
+    for isa, bits in dict.fromkeys((dot.isa, dot.bits) for dot in rates.dots):
+        each = ", ".join(
+            f"{dot.type} {dot.rate / rates.threads / 1e12:.3f}"
+            for dot in rates.dots
+            if (dot.isa, dot.bits) == (isa, bits)
+        )
+        yield name, f"{each} Top/s a core ({isa}, {bits} bits)"
+        name = ""
+    several = [barrier for barrier in rates.barriers if barrier.threads > 1]
+    if several:
+        times = ", ".join(f"{b.seconds * 1e9:.0f} ns on {_threads(b.threads)}" for b in several)
+        yield "barrier", times
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _way(rate: MemoryRate) -> str:
+    words = [f"{rate.streams} stream{'s' if rate.streams > 1 else ''} each"]
+    words += ["prefetch"] * rate.prefetch + ["huge pages"] * rate.huge_pages
+    return ", ".join(words)
 
 
 def _cpu_name() -> str:

@@ -25,7 +25,7 @@ def load_engine(model: LocalModel, options: EngineOptions) -> tuple[Engine, floa
     small = resolve(draft) if draft not in ("lookup", "none") else None
     if draft != "lookup":
         arguments["drafter"] = None
-    with _progress(f"loading {model.name} …"):
+    with progress(f"loading {model.name} …"):
         start = time.perf_counter()
         from localllm.engine.engine import Engine
 
@@ -53,7 +53,7 @@ def read_stdin() -> str:
 
 
 @contextmanager
-def _progress(text: str) -> Iterator[None]:
+def progress(text: str) -> Iterator[None]:
     """A line on stderr that vanishes; none where stderr is not a terminal."""
     shown = sys.stderr.isatty()
     if shown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -138,10 +139,18 @@ def test_list(process: Run, tmp_path: Path) -> None:
 
 
 def test_doctor(localllm: Run) -> None:
-    assert "kernels" in localllm("doctor").out
+    text = localllm("doctor")
+    assert "kernels" in text.out
+    assert re.search(r"memory read +\d+\.\d GB/s on 1 thread \(", text.out)
+    assert re.search(r"dot products +int8 \d", text.out)
+    assert text.error == ""
     document = json.loads(localllm("doctor", "--json").out)
     assert document["memory_total"] > document["memory_available"] > 0
     assert document["cores"] == default_threads()
+    rates = document["rates"]
+    assert rates["threads"] == document["cores"]
+    assert rates["memory"][0]["best"] >= rates["memory"][0]["median"] > 0
+    assert rates["dots"][0]["rate"] > 0
 
 
 def test_chat_from_a_pipe(process: Run, model: Path) -> None:

@@ -119,3 +119,18 @@ def test_a_prompt_is_needed(environment: dict[str, str], model: Path) -> None:
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 2
+
+
+def test_doctor_says_what_it_waits_for(environment: dict[str, str]) -> None:
+    child = pexpect.spawn(
+        sys.executable,
+        ["-c", CODE, "doctor"],
+        env=environment,
+        encoding="utf-8",
+        timeout=60,
+    )
+    child.expect("measuring memory and cores")
+    child.expect(r"\r +\r.*version")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
