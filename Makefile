@@ -19,7 +19,8 @@ help:
 	@echo "make lint      ruff, mypy and clang-format, changing nothing"
 	@echo "make format    ruff and clang-format, in place"
 	@echo "make sanitize  the kernel tests under ASan and UBSan"
-	@echo "make bench     speed at the shape of Llama 3.2 1B, with random weights"
+	@echo "make bench     measure this machine and write docs/benchmarks.md (20 minutes);"
+	@echo "               VS=llama.cpp measures that too, in turns"
 	@echo "make clean     remove what was made"
 
 chat: $(VENV)/.installed
@@ -49,7 +50,7 @@ sanitize: $(VENV)/.tools
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
 
 bench: $(VENV)/.installed
-	$(BIN)/localllm bench --synthetic llama-3.2-1b
+	$(BIN)/python tools/benchmarks.py $(if $(VS),--vs $(VS))
 
 clean:
 	rm -rf $(VENV) build

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def localllm(*arguments: str) -> Any:
         [sys.executable, "-c", code, *arguments, "--json"],
         stdout=subprocess.PIPE,
         cwd=ROOT,
+        env=os.environ | {"LOCALLLM_PACKED_CACHE": "0"},  # these files are soon gone
         text=True,
     )
     if done.returncode:
@@ -81,7 +83,7 @@ def measure(names: list[str], peer: list[str]) -> None:
             try:
                 for piece in missing:
                     print(f"{model} {quantisation} {piece}", file=sys.stderr)
-                    flags = (*PIECES[piece], "--repetitions", REPETITIONS, "--packed-cache", "0")
+                    flags = (*PIECES[piece], "--repetitions", REPETITIONS)
                     found = localllm("bench", str(file), *flags, *peer)
                     place(model, quantisation, piece).write_text(json.dumps(found))
             finally:
@@ -166,8 +168,8 @@ writes yours (`make bench VS=llama.cpp` with the peer beside it, which
 
 The models are random weights in the shapes of real models, as `localllm bench --synthetic NAME`
 makes them: the time does not depend on what the weights say. Contestants take turns and have the
-same threads, the same file and steps of at most 512 tokens; llama.cpp (through llama-cpp-python) runs
-with its default settings. Shown are medians of {REPETITIONS} and, in brackets, least and most.
+same threads, the same file and steps of at most 512 tokens; llama.cpp (through llama-cpp-python)
+runs with its default settings. Shown are medians of {REPETITIONS} and, in brackets, least and most.
 
 ## Machine
 
@@ -177,9 +179,9 @@ with its default settings. Shown are medians of {REPETITIONS} and, in brackets, 
 
 ## Speed
 
-Tokens per second, of all sequences together. The ratio is localllm's speed over llama.cpp's: above 1,
-localllm is faster. `decode 64, batch 8` writes 8 answers of 64 tokens at once; at `depth 4096` so
-many tokens are in the cache already.
+Tokens per second, of all sequences together. The ratio is localllm's speed over llama.cpp's: above
+1, localllm is faster. `decode 64, batch 8` writes 8 answers of 64 tokens at once; at `depth 4096`
+so many tokens are in the cache already.
 
 {markdown(["test", "model", "localllm", "llama.cpp", "ratio"], list(speed_rows()))}
 
@@ -198,10 +200,10 @@ file is in the system's file cache. Memory is what was resident at most, mapped 
 
 ## Copying
 
-Tokens per second where an answer of 256 tokens repeats its prompt, a source file in which a method is
-renamed; with prompt lookup (the default) and without. The answer's tokens are given, so every model
-copies faultlessly: this is the most that a model which follows the task can gain. The tokens that the
-model itself is for must be the same both ways.
+Tokens per second where an answer of 256 tokens repeats its prompt, a source file in which a method
+is renamed; with prompt lookup (the default) and without. The answer's tokens are given, so every
+model copies faultlessly: this is the most that a model which follows the task can gain. The tokens
+that the model itself is for must be the same both ways.
 
 {
         markdown(
