@@ -14,8 +14,10 @@ from localllm.evaluate.charts import svg_chart, text_chart
 from localllm.evaluate.contestants import Localllm
 from localllm.evaluate.copying import measure_copying
 from localllm.evaluate.startup import measure_startup
-from localllm.evaluate.synthetic import random_model
+from localllm.evaluate.synthetic import models, random_model
 from localllm.evaluate.tables import rate, tables
+from localllm.gguf import quant_type
+from localllm.hub.catalog import load_catalog
 from localllm.hub.names import resolve
 
 
@@ -248,3 +250,28 @@ def test_bars_in_a_picture():
 def test_a_report_is_json(path):
     report = benchmark(path, small())
     assert json.loads(json.dumps(report)) == report
+
+
+@pytest.mark.parametrize("name", sorted(load_catalog()))
+def test_every_catalog_shape_can_be_made(name, monkeypatch):
+    written = {}
+
+    def tensor(random, quant, size, deviation):
+        assert size[-1] % quant.block_size == 0
+        return quant.name
+
+    monkeypatch.setattr(models, "random_tensor", tensor)
+    monkeypatch.setattr(models, "_vocabulary", lambda shape: {})
+    monkeypatch.setattr(models, "write_gguf", lambda path, content, made: written.update(made))
+    for quantisation in ("Q4_K_M", "Q8_0", "Q2_K", "IQ4_XS"):
+        models.catalog_model("unused", load_catalog()[name], quantisation)
+    assert written["blk.0.attn_q.weight"] in ("IQ4_XS", "IQ4_NL")
+
+
+def test_rows_that_are_no_whole_blocks():
+    def narrower(name, length):
+        return models._whole_blocks(quant_type(name), length).name
+
+    assert [narrower("Q4_K", length) for length in (512, 896, 900)] == ["Q4_K", "Q5_0", "F16"]
+    assert narrower("Q6_K", 896) == "Q8_0"
+    assert narrower("Q8_0", 900) == "F16"
