@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -151,20 +151,20 @@ def copying_rows() -> Iterator[list[str]]:
 def page() -> str:
     """The whole page."""
     machine = localllm("doctor")
+    found = [report for piece in PIECES for _, report in reports(piece)]
+    newest = date.fromtimestamp(max(path.stat().st_mtime for path in RESULTS.glob("*.json")))
     versions = [f"localllm {machine['version']}", f"Python {platform.python_version()}"]
-    for package in ("numpy", "llama-cpp-python"):
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    first = next(report for piece in PIECES for _, report in reports(piece))
+    versions.append(f"numpy {version('numpy')}")
+    versions += sorted(
+        {f"llama-cpp-python {report['versus_version']}" for report in found if report["versus"]}
+    )
     return f"""\
 # Benchmarks
 
-`make bench` measured this and wrote this page on {date.today().isoformat()}; on your machine it
-writes yours (`make bench VS=llama.cpp` with the peer beside it, which
-`.venv/bin/pip install '.[llamacpp]'` installs). `python tools/benchmarks.py --help` says more, and
-`tools/peers/compare.py` runs the peers' own benchmark programs in turns with localllm.
+`make bench` measured this ({newest}) and wrote this page; on your machine it writes yours.
+`make bench VS=llama.cpp` measures the peer too (`.venv/bin/pip install '.[llamacpp]'` installs it).
+`python tools/benchmarks.py --help` says more, and `tools/peers/compare.py` runs the peers' own
+benchmark programs in turns with localllm.
 
 The models are random weights in the shapes of real models, as `localllm bench --synthetic NAME`
 makes them: the time does not depend on what the weights say. Contestants take turns and have the
@@ -174,7 +174,7 @@ runs with its default settings. Shown are medians of {REPETITIONS} and, in brack
 ## Machine
 
 - {machine["cpu"]}, {in_bytes(machine["memory_total"])} memory, {platform.platform()}
-- {first["threads"]} threads, {first["isa"]} kernels
+- {found[0]["threads"]} threads, {found[0]["isa"]} kernels
 - {", ".join(versions)}
 
 ## Speed

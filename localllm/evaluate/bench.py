@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+import localllm
 from localllm import _native
 from localllm.engine import memory
 from localllm.engine.machine import default_threads
@@ -145,8 +146,9 @@ def benchmark(
     Returns:
         `prefill_tokens_per_second` and `decode_tokens_per_second` (batch 1, depth 0), `results`
         with a row for each measurement, and what was measured: model, file_bytes, threads, isa,
-        kv_type, versus, repetitions, load_seconds, peak_memory_bytes (of this process; None beside
-        a peer, whose memory would be in it). `startup` and `copying`: None where not asked for.
+        kv_type, version, versus, versus_version (of llama-cpp-python), repetitions, load_seconds,
+        peak_memory_bytes (of this process; None beside a peer, whose memory would be in it).
+        `startup` and `copying`: None where not asked for.
 
     Raises:
         LocalLLMError: the peer is not installed, or the model does not fit.
@@ -154,8 +156,8 @@ def benchmark(
     threads = plan.threads or default_threads()
     file = GGUFFile.open(path)
     vocabulary = load_definition(file).config.vocab
-    if plan.versus:
-        silent_llama_cpp()  # what is missing is said before anything is measured
+    # What is missing is said before anything is measured.
+    peer_version = silent_llama_cpp()[0].__version__ if plan.versus else None
     if plan.copying:
         require_room(path)
     common = threads, plan.kv_type, plan.repetitions
@@ -174,7 +176,9 @@ def benchmark(
         "threads": threads,
         "isa": _native.isa(),
         "kv_type": plan.kv_type,
+        "version": localllm.__version__,
         "versus": plan.versus,
+        "versus_version": peer_version,
         "repetitions": plan.repetitions,
         "prefill_tokens_per_second": speeds[works[0]],
         "decode_tokens_per_second": speeds.get(Work("decode", plan.decode, 1, 0)),
