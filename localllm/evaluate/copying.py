@@ -92,7 +92,7 @@ def measure_copying(
     for repetition in range(repetitions):
         say(f"copying: {repetition + 1} of {repetitions}")
         for drafts in (True, False):
-            chosen, stats = _copy(engine, prompt, answer, drafts)
+            chosen, stats = _copy(engine, prompt, answer, drafts=drafts)
             choices.add(tuple(chosen))
             drafting = stats if drafts else drafting
             rates[drafts].append(stats.decode_tokens_per_second)
@@ -145,7 +145,7 @@ class _Led(Sampler):
 
 
 def _copy(
-    engine: Engine, prompt: list[int], answer: list[int], drafts: bool
+    engine: Engine, prompt: list[int], answer: list[int], *, drafts: bool
 ) -> tuple[list[int], Stats]:
     """The model's own choices, and what the answer took."""
     sampler = _Led(answer, engine.tokenizer.vocab_size)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from localllm.engine.pages import PAGE_SIZE
+from localllm.engine.sequence import Stats
 from localllm.errors import LocalLLMError, UsageError
+from localllm.evaluate import copying
 from localllm.evaluate.bench import BenchPlan, Work, _measure, benchmark, benchmark_synthetic
 from localllm.evaluate.charts import svg_chart, text_chart
 from localllm.evaluate.contestants import Localllm
@@ -158,6 +160,20 @@ def test_copying():
     assert found["tokens"] == 256
     assert found["accepted_tokens"] > found["tokens"] / 2
     assert found["accepted_tokens"] <= found["drafted_tokens"]
+
+
+def test_the_led_sampler_takes_the_answer_and_notes_the_models_choice():
+    sampler = copying._Led([2, 0], vocab_size=3)
+    rows = np.array([[0, 9, 1], [0, 1, 9]], np.float32)
+    assert [sampler.sample(row) for row in rows] == [2, 0]
+    assert sampler.chosen == [1, 2]
+
+
+def test_a_model_that_drafts_would_change_is_found_out(monkeypatch):
+    stats = Stats(generated_tokens=3, decode_seconds=1.0)
+    monkeypatch.setattr(copying, "_copy", lambda *given, drafts: ([1, 2 + drafts], stats))
+    found = measure_copying(resolve(None).path, 1, "f16", 1, None, lambda text: None)
+    assert not found["same_tokens"]
 
 
 def test_copying_needs_room(tmp_path):
