@@ -20,7 +20,8 @@ help:
 	@echo "make format    ruff and clang-format, in place"
 	@echo "make sanitize  the kernel tests under ASan and UBSan"
 	@echo "make neon      the kernel tests for 64-bit ARM, cross-compiled, under QEMU"
-	@echo "make bench     speed at the shape of Llama 3.2 1B, with random weights"
+	@echo "make bench     measure this machine and write docs/benchmarks.md (20 minutes);"
+	@echo "               VS=llama.cpp measures that too, in turns"
 	@echo "make clean     remove what was made"
 
 chat: $(VENV)/.installed
@@ -61,7 +62,7 @@ cross-tools:
 		{ echo "$$tool is missing; on Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static" >&2; exit 1; }; done
 
 bench: $(VENV)/.installed
-	$(BIN)/localllm bench --synthetic llama-3.2-1b
+	$(BIN)/python tools/benchmarks.py $(if $(VS),--vs $(VS))
 
 clean:
 	rm -rf $(VENV) build

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -43,6 +46,26 @@ def command(
     vs: Annotated[
         str | None, typer.Option("--vs", help="Measure a peer, in turns: llama.cpp.")
     ] = None,
+    startup: Annotated[
+        bool,
+        typer.Option(
+            "--startup",
+            help="Also fresh processes: seconds to the first token, and peak memory, of the first "
+            "start (weights are packed) and the second (they are there).",
+        ),
+    ] = False,
+    copying: Annotated[
+        bool,
+        typer.Option(
+            "--copy", help="Also an answer that repeats its prompt, tokens drafted ahead or not."
+        ),
+    ] = False,
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            "--plot", metavar="FILE", help="Bars, into an .svg file; -: here in the terminal."
+        ),
+    ] = None,
     *,
     output: OutputOptions,
 ) -> None:
@@ -53,6 +76,10 @@ def command(
         if value < 1:
             raise UsageError(f"--{flag} {value}: must be >= 1")
     batches, depths = _numbers(batch, "--batch", 1), _numbers(depth, "--depth", 0)
+    if plot not in (None, "-") and Path(str(plot)).suffix != ".svg":
+        raise UsageError(f"--plot {plot}: must be an .svg file, or - for the terminal")
+    if plot == "-" and output.json:
+        raise UsageError("--plot - and --json both write to stdout", "--plot FILE.svg goes with it")
 
     from localllm.evaluate.bench import BenchPlan, benchmark, benchmark_synthetic
 
@@ -65,21 +92,63 @@ def command(
         threads=threads,
         kv_type=kv_type,
         versus=vs,
+        startup=startup,
+        copying=copying,
     )
-    report: dict[str, Any] = (
-        benchmark(find(model).path, plan, packed_cache(settle(EngineOptions()).packed_cache))
-        if synthetic is None
-        else benchmark_synthetic(synthetic, quant, plan)
-    )
+    progress = _Progress()
+    try:
+        if synthetic is None:
+            found = find(model)
+            name = found.name
+            packed = packed_cache(settle(EngineOptions()).packed_cache)
+            report = benchmark(found.path, plan, packed, progress.say)
+        else:
+            name = f"{synthetic} {quant} (random weights)"
+            report = benchmark_synthetic(synthetic, quant, plan, progress.say)
+    finally:
+        progress.end()
     if output.json:
         print(json.dumps(report, ensure_ascii=False))
-        return
-    rows = report["results"]
-    columns = list(rows[0]) if rows else []
-    table = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    else:
+        _print(report, name, plot == "-")
+    if plot not in (None, "-"):
+        from localllm.evaluate.charts import svg_chart
+
+        Path(str(plot)).write_text(svg_chart(report, name), encoding="utf-8")
+
+
+def _print(report: dict[str, Any], name: str, bars: bool) -> None:
+    from localllm.evaluate.charts import text_chart
+    from localllm.evaluate.tables import tables
+
+    print("\n\n".join(tables(report, name)))
+    if bars:
+        block = "█"
+        try:
+            block.encode(sys.stdout.encoding or "ascii")
+        except UnicodeEncodeError:
+            block = "#"
+        print("\n" + text_chart(report, min(100, shutil.get_terminal_size().columns), block))
+
+
+class _Progress:
+    """One line on stderr that says what is under way; none where stderr is not a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._length = 0
+
+    def say(self, text: str) -> None:
+        """Replace the line."""
+        if self._shown:
+            text = text[: shutil.get_terminal_size().columns - 1]
+            print(f"\r{text:<{self._length}}", end="", file=sys.stderr, flush=True)
+            self._length = len(text)
+
+    def end(self) -> None:
+        """Take the line away."""
+        if self._length:
+            print("\r" + " " * self._length + "\r", end="", file=sys.stderr, flush=True)
 
 
 def _numbers(text: str, flag: str, least: int) -> list[int]:
@@ -90,9 +159,3 @@ def _numbers(text: str, flag: str, least: int) -> list[int]:
     if not numbers or min(numbers) < least:
         raise UsageError(f"{flag} {text}: must be whole numbers >= {least}, with commas between")
     return numbers
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -26,14 +26,17 @@ class Drafter(Protocol):
 
 
 class PromptLookup:
-    """What came after the latest earlier place of the text's last three, two or one tokens.
+    """What came after an earlier place of the text's last three, two or one tokens.
 
-    It pays where an answer repeats its prompt: edits, summaries, quotes, code.
+    The place that the last drafts were taken from goes on where it still fits: a copy does not
+    jump to another place that begins alike. Else it is the latest. It pays where an answer repeats
+    its prompt: edits, summaries, quotes, code.
     """
 
     def __init__(self) -> None:
         self._after: dict[tuple[int, ...], int] = {}  # n-gram -> the place after its latest one
         self._known = 0  # n-grams that end before this place are in the table
+        self._distance = 0  # from the place of the last drafts to the text's end; 0: none
 
     def propose(self, tokens: Sequence[int], count: int) -> list[int]:
         """See ``Drafter.propose``."""
@@ -41,13 +44,24 @@ class PromptLookup:
             for size in range(1, min(LONGEST, end) + 1):
                 self._after[tuple(tokens[end - size : end])] = end
         self._known = len(tokens)
-        for size in range(min(LONGEST, len(tokens)), 0, -1):
+        self._distance = self._found(tokens)
+        if not self._distance:
+            return []
+        # A period that runs into the text's end goes round.
+        start = len(tokens) - self._distance
+        return [tokens[start + i % self._distance] for i in range(count)]
+
+    def _found(self, tokens: Sequence[int]) -> int:
+        """The distance from a place like the text's end back to it; 0: there is none."""
+        longest, place = min(LONGEST, len(tokens)), len(tokens) - self._distance
+        before = tokens[max(0, place - longest) : place]
+        if self._distance and before == tokens[-len(before) :]:
+            return self._distance
+        for size in range(longest, 0, -1):
             start = self._after.get(tuple(tokens[len(tokens) - size :]))
             if start is not None:
-                # A period that runs into the text's end goes round.
-                period = len(tokens) - start
-                return [tokens[start + i % period] for i in range(count)]
-        return []
+                return len(tokens) - start
+        return 0
 
 
 class Speculation:

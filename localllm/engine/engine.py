@@ -183,7 +183,7 @@ class Engine:
         if params.max_tokens is not None:
             longest = min(longest, len(tokens) + params.max_tokens)
         speculation = Speculation(self.drafter()) if self.drafter and self.kv_cache else None
-        return self._tokens(Sequence(tokens, sampler, stream, longest, speculation))
+        return self.run(Sequence(tokens, sampler, stream, longest, speculation))
 
     def logits(self, tokens: Ids[int], rows: int = 128) -> Iterator[Logits]:
         """Logits after every token of a text, float32[<= rows, vocab] at a time, nothing drawn.
@@ -230,7 +230,8 @@ class Engine:
             self._abandon(error)
             raise
 
-    def _tokens(self, sequence: Sequence) -> Iterator[Token]:
+    def run(self, sequence: Sequence) -> Iterator[Token]:
+        """The tokens of a sequence that fits the context; closing it gives the pages back."""
         self.last_stats = sequence.stats
         self._scheduler.add(sequence)
         try:

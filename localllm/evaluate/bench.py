@@ -1,34 +1,40 @@
 """Speed of a model on this machine, beside a peer where one is asked for.
 
-The contestants take turns within every repetition, so that a machine that slows down slows them
+The contestants take turns within every measurement, so that a machine that slows down slows them
 all; medians and their spread are reported. Tokens are random: nothing depends on what they say.
 """
 
 from __future__ import annotations
 
 import shutil
-import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from statistics import median
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+import localllm
 from localllm import _native
 from localllm.engine import memory
-from localllm.engine.batch import Batch
-from localllm.engine.machine import available_memory, default_threads
+from localllm.engine.machine import default_threads
 from localllm.engine.pages import PAGE_SIZE
-from localllm.engine.runner import NativeRunner
-from localllm.engine.scheduler import STEP_TOKENS
 from localllm.errors import LocalLLMError, UsageError
+from localllm.evaluate.contestants import (
+    Contestant,
+    LlamaCpp,
+    Localllm,
+    Tokens,
+    silent_llama_cpp,
+)
+from localllm.evaluate.copying import measure_copying, require_room
+from localllm.evaluate.first_token import peak_memory
+from localllm.evaluate.startup import measure_startup
+from localllm.evaluate.summary import summary
 from localllm.evaluate.synthetic import catalog_model
 from localllm.gguf import GGUFFile
 from localllm.hub.catalog import load_catalog
@@ -36,23 +42,11 @@ from localllm.models import load_definition
 from localllm.ops.packed import PackedCache
 from localllm.units import in_bytes
 
-Tokens = npt.NDArray[np.int32]
+Say = Callable[[str], None]  # told what is being measured
 
 
-class Contestant(Protocol):
-    """Runs batches of several sequences of random tokens; each sequence's cache grows."""
-
-    name: str
-    load_seconds: float
-
-    def clear(self) -> None:
-        """Forget all sequences."""
-
-    def step(self, tokens: Tokens) -> None:
-        """Append int32 [sequences, n] tokens to the sequences and compute the last ones' logits."""
-
-    def close(self) -> None:
-        """Give the memory back."""
+def _nothing(text: str) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -64,22 +58,28 @@ class Work:
     batch: int
     depth: int
 
-    def run(self, contestant: Contestant, random: np.random.Generator, vocabulary: int) -> float:
-        """Tokens per second, of all sequences together."""
+    def __str__(self) -> str:
+        batch = f", batch {self.batch}" if self.batch > 1 else ""
+        return f"{self.kind} {self.tokens}{batch}{f', depth {self.depth}' if self.depth else ''}"
 
-        def draw(count: int) -> Tokens:
-            return random.integers(0, vocabulary, (self.batch, count), dtype=np.int32)
-
-        contestant.clear()
+    def prepare(self, contestant: Contestant, random: np.random.Generator, vocabulary: int) -> None:
+        """Fill the cache with `depth` tokens of each sequence, and nothing else."""
+        contestant.rewind(0)
         if self.depth:
-            contestant.step(draw(self.depth))
-        pieces = (
-            [draw(self.tokens)] if self.kind == "prefill" else [draw(1) for _ in range(self.tokens)]
-        )
+            contestant.step(self._draw(random, vocabulary, self.depth))
+
+    def run(self, contestant: Contestant, random: np.random.Generator, vocabulary: int) -> float:
+        """Tokens per second, of all sequences together; any number of times after `prepare`."""
+        contestant.rewind(self.depth)
+        share = self.tokens if self.kind == "prefill" else 1
+        pieces = [self._draw(random, vocabulary, share) for _ in range(self.tokens // share)]
         start = time.perf_counter()
         for piece in pieces:
             contestant.step(piece)
         return self.batch * self.tokens / (time.perf_counter() - start)
+
+    def _draw(self, random: np.random.Generator, vocabulary: int, count: int) -> Tokens:
+        return random.integers(0, vocabulary, (self.batch, count), dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,11 @@ class BenchPlan:
         threads: of every contestant; None: the physical cores that this process may use.
         kv_type: "f16" or "int8".
         versus: the peer: "llama.cpp", or None.
+        startup: also fresh processes, from their start to the first token; see `measure_startup`.
+        copying: also an answer that copies its prompt, drafts on and off; see `measure_copying`.
 
     Raises:
-        UsageError: an unknown peer.
+        UsageError: an unknown peer or KV type, or an impossible number of threads.
     """
 
     prefill: int
@@ -108,10 +110,17 @@ class BenchPlan:
     threads: int | None = None
     kv_type: str = "f16"
     versus: str | None = None
+    startup: bool = False
+    copying: bool = False
 
     def __post_init__(self) -> None:
         if self.versus not in (None, LlamaCpp.name):
             raise UsageError(f"--vs {self.versus}: the peer must be {LlamaCpp.name}")
+        if self.kv_type not in memory.KV_BYTES:
+            known = ", ".join(memory.KV_BYTES)
+            raise UsageError(f"--kv-type {self.kv_type}: must be one of {known}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise UsageError(f"--threads {self.threads}: must be >= 1 and <= 1024")
 
     def works(self) -> list[Work]:
         """Every measurement, prefill first."""
@@ -123,221 +132,145 @@ class BenchPlan:
         return [Work("prefill", self.prefill, 1, 0), *decodes]
 
 
-def benchmark(path: Path, plan: BenchPlan, packed: PackedCache | None = None) -> dict[str, Any]:
+def benchmark(
+    path: Path, plan: BenchPlan, packed: PackedCache | None = None, say: Say = _nothing
+) -> dict[str, Any]:
     """Measure a model file.
 
     Args:
         path: of the file.
         plan: what is measured.
         packed: where packed weights are kept; None: nowhere.
+        say: told what is being measured.
 
     Returns:
         `prefill_tokens_per_second` and `decode_tokens_per_second` (batch 1, depth 0), `results`
-        with a row for each measurement, and what was measured: model, threads, isa, kv_type,
-        load_seconds, peak_memory_bytes.
+        with a row for each measurement, and what was measured: model, file_bytes, threads, isa,
+        kv_type, version, versus, versus_version (of llama-cpp-python), repetitions, load_seconds,
+        peak_memory_bytes (of this process; None beside a peer, whose memory would be in it).
+        `startup` and `copying`: None where not asked for.
 
     Raises:
         LocalLLMError: the peer is not installed, or the model does not fit.
     """
     threads = plan.threads or default_threads()
+    file = GGUFFile.open(path)
+    vocabulary = load_definition(file).config.vocab
+    # What is missing is said before anything is measured.
+    peer_version = silent_llama_cpp()[0].__version__ if plan.versus else None
+    if plan.copying:
+        require_room(path)
+    common = threads, plan.kv_type, plan.repetitions
+    # First, while this process holds no weights.
+    startup = (
+        measure_startup(path, file.nbytes, *common, plan.versus, say) if plan.startup else None
+    )
     works = plan.works()
-    room = max(work.batch * _whole_pages(work.depth + work.tokens) for work in works)
-    vocabulary = load_definition(GGUFFile.open(path)).config.vocab
-    contestants: list[Contestant] = [Localllm(path, room, threads, plan.kv_type, packed)]
-    try:
-        if plan.versus:
-            sequences = max(work.batch for work in works)
-            contestants.append(LlamaCpp(path, room, sequences, threads, plan.kv_type))
-        rates = _measure(contestants, works, plan.repetitions, vocabulary)
-    finally:
-        for contestant in contestants:
-            contestant.close()
-    results = [_row(work, contestants, rates[work]) for work in works]
+    names, load_seconds, rates = _contest(path, plan, works, threads, vocabulary, packed, say)
+    results = [_row(work, names, rates[work]) for work in works]
     speeds = {work: row["tokens_per_second"] for work, row in zip(works, results, strict=True)}
+    copying = measure_copying(path, *common, packed, say) if plan.copying else None
     return {
         "model": str(path),
+        "file_bytes": file.nbytes,
         "threads": threads,
         "isa": _native.isa(),
         "kv_type": plan.kv_type,
+        "version": localllm.__version__,
+        "versus": plan.versus,
+        "versus_version": peer_version,
+        "repetitions": plan.repetitions,
         "prefill_tokens_per_second": speeds[works[0]],
         "decode_tokens_per_second": speeds.get(Work("decode", plan.decode, 1, 0)),
-        "load_seconds": contestants[0].load_seconds,
-        "peak_memory_bytes": _peak_memory() if not plan.versus else None,
+        "load_seconds": load_seconds,
+        "peak_memory_bytes": peak_memory() if not plan.versus else None,
         "results": results,
+        "startup": startup,
+        "copying": copying,
     }
 
 
-def benchmark_synthetic(name: str, quantisation: str, plan: BenchPlan) -> dict[str, Any]:
+def benchmark_synthetic(
+    name: str, quantisation: str, plan: BenchPlan, say: Say = _nothing
+) -> dict[str, Any]:
     """Measure random weights in the shape of a catalog model; returns as `benchmark`.
 
     Raises:
         UsageError: an unknown catalog name or quantisation.
         LocalLLMError: see `benchmark`; or there is no room for the file.
     """
+    say(f"making random weights of {name}'s shape")
     with _synthetic_file(name, quantisation) as path:
-        return benchmark(path, plan) | {"model": name, "quantisation": quantisation}
+        return benchmark(path, plan, say=say) | {"model": name, "quantisation": quantisation}
+
+
+def _contest(
+    path: Path,
+    plan: BenchPlan,
+    works: Sequence[Work],
+    threads: int,
+    vocabulary: int,
+    packed: PackedCache | None,
+    say: Say,
+) -> tuple[list[str], float, dict[Work, list[list[float]]]]:
+    """Names of the contestants, seconds that loading took here, and rates by work."""
+    room = max(work.batch * _whole_pages(work.depth + work.tokens) for work in works)
+    say("loading")
+    contestants: list[Contestant] = [Localllm(path, room, threads, plan.kv_type, packed)]
+    try:
+        if plan.versus:
+            sequences = max(work.batch for work in works)
+            contestants.append(LlamaCpp(path, room, sequences, threads, plan.kv_type))
+        rates = _measure(contestants, works, plan.repetitions, vocabulary, say)
+    finally:
+        for contestant in contestants:
+            contestant.close()
+    names = [contestant.name for contestant in contestants]
+    return names, contestants[0].load_seconds, rates
 
 
 def _measure(
-    contestants: Sequence[Contestant], works: Sequence[Work], repetitions: int, vocabulary: int
+    contestants: Sequence[Contestant],
+    works: Sequence[Work],
+    repetitions: int,
+    vocabulary: int,
+    say: Say,
 ) -> dict[Work, list[list[float]]]:
     """Rates by work, then contestant: one a repetition. A first short run warms everything up."""
     random = np.random.default_rng(0)
     for contestant in contestants:
         Work("decode", 2, 1, 0).run(contestant, random, vocabulary)
     rates: dict[Work, list[list[float]]] = {work: [[] for _ in contestants] for work in works}
-    for _ in range(repetitions):
-        for work in works:
-            for contestant, found in zip(contestants, rates[work], strict=True):
+    for work in works:
+        say(f"{work}: filling the cache" if work.depth else str(work))
+        for contestant in contestants:
+            work.prepare(contestant, random, vocabulary)
+        turns = list(zip(contestants, rates[work], strict=True))
+        for repetition in range(repetitions):
+            say(f"{work}: {repetition + 1} of {repetitions}")
+            for contestant, found in turns:
                 found.append(work.run(contestant, random, vocabulary))
+            turns.reverse()  # nobody always comes after the same one
     return rates
 
 
-def _row(work: Work, contestants: Sequence[Contestant], rates: list[list[float]]) -> dict[str, Any]:
-    medians = [statistics.median(found) for found in rates]
+def _row(work: Work, names: Sequence[str], rates: list[list[float]]) -> dict[str, Any]:
+    medians = [median(found) for found in rates]
     row: dict[str, Any] = {
         "test": work.kind,
         "tokens": work.tokens,
         "batch": work.batch,
         "depth": work.depth,
+        "label": str(work),
         "tokens_per_second": medians[0],
         "slowest": min(rates[0]),
         "fastest": max(rates[0]),
+        "contestants": {name: summary(found) for name, found in zip(names, rates, strict=True)},
     }
-    for contestant, median in zip(contestants[1:], medians[1:], strict=True):
-        row[contestant.name] = median
-        row["ratio"] = medians[0] / median
+    for name, rate in zip(names[1:], medians[1:], strict=True):
+        row[name] = rate
+        row["ratio"] = medians[0] / rate
     return row
-
-
-class Localllm:
-    """This runtime, its program stepped directly: no sampling, as in the peers' own benchmarks."""
-
-    name = "localllm"
-
-    def __init__(
-        self, path: Path, room: int, threads: int, kv_type: str, packed: PackedCache | None
-    ) -> None:
-        start = time.perf_counter()
-        file = GGUFFile.open(path)
-        model = load_definition(file)
-        memory.choose_context(file, model.config, room, available_memory(), kv_type)
-        self.runner = NativeRunner(
-            model,
-            pages=room // PAGE_SIZE,
-            page_size=PAGE_SIZE,
-            kv_type=kv_type,
-            threads=threads,
-            place=packed.place if packed else None,
-        )
-        self.load_seconds = time.perf_counter() - start
-        self.past = 0
-
-    def clear(self) -> None:
-        """See Contestant."""
-        self.past = 0
-
-    def step(self, tokens: Tokens) -> None:
-        """See Contestant."""
-        sequences, count = tokens.shape
-        pages = self.runner.pages // sequences
-        tables = np.arange(sequences * pages, dtype=np.int32).reshape(sequences, pages)
-        share = max(1, STEP_TOKENS // sequences)
-        for start in range(0, count, share):
-            part = np.ascontiguousarray(tokens[:, start : start + share])
-            length = part.shape[1]
-            last = start + length == count
-            rows = np.arange(1, sequences + 1, dtype=np.int32) * length - 1
-            self.runner.step(
-                Batch(
-                    tokens=part.reshape(-1),
-                    lengths=np.full(sequences, length, np.int32),
-                    past=np.full(sequences, self.past, np.int32),
-                    tables=tables,
-                    rows=rows if last else rows[:0],
-                )
-            )
-            self.past += length
-
-    def close(self) -> None:
-        """See Contestant."""
-        del self.runner
-
-
-class LlamaCpp:
-    """llama.cpp through llama-cpp-python's low-level interface, with its default settings."""
-
-    name = "llama.cpp"
-
-    def __init__(self, path: Path, room: int, sequences: int, threads: int, kv_type: str) -> None:
-        start = time.perf_counter()
-        llama_cpp, _ = _silent_llama_cpp()
-        self.api = llama_cpp
-        self.model = llama_cpp.llama_model_load_from_file(
-            str(path).encode(), llama_cpp.llama_model_default_params()
-        )
-        if not self.model:
-            raise LocalLLMError(f"{path}: llama.cpp cannot load it")
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = room
-        params.n_batch = params.n_ubatch = STEP_TOKENS  # which is its default too
-        params.n_seq_max = sequences
-        params.kv_unified = True
-        params.n_threads = params.n_threads_batch = threads
-        if kv_type == "int8":
-            params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0
-        self.context = llama_cpp.llama_init_from_model(self.model, params)
-        if not self.context:
-            raise LocalLLMError(f"{path}: llama.cpp cannot make a context of {room} tokens")
-        self.batch = llama_cpp.llama_batch_init(STEP_TOKENS, 0, 1)
-        self.load_seconds = time.perf_counter() - start
-        self.past = 0
-
-    def clear(self) -> None:
-        """See Contestant."""
-        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
-        self.past = 0
-
-    def step(self, tokens: Tokens) -> None:
-        """See Contestant."""
-        sequences, count = tokens.shape
-        share = max(1, STEP_TOKENS // sequences)
-        for start in range(0, count, share):
-            part = tokens[:, start : start + share]
-            length = part.shape[1]
-            for i, (sequence, position) in enumerate(np.ndindex(sequences, length)):
-                self.batch.token[i] = int(part[sequence, position])
-                self.batch.pos[i] = self.past + position
-                self.batch.n_seq_id[i] = 1
-                self.batch.seq_id[i][0] = sequence
-                self.batch.logits[i] = start + position == count - 1
-            self.batch.n_tokens = part.size
-            if self.api.llama_decode(self.context, self.batch):
-                raise LocalLLMError("llama.cpp failed to compute a batch")
-            self.past += length
-        self.api.llama_synchronize(self.context)
-
-    def close(self) -> None:
-        """See Contestant."""
-        self.api.llama_batch_free(self.batch)
-        self.api.llama_free(self.context)
-        self.api.llama_model_free(self.model)
-
-
-@cache
-def _silent_llama_cpp() -> tuple[Any, Any]:
-    """The peer's module, and its log's callback, which must live as long as the process."""
-    try:
-        import llama_cpp
-    except ImportError as error:
-        raise LocalLLMError(
-            "--vs llama.cpp: llama-cpp-python is not installed",
-            "pip install 'localllm[llamacpp]'",
-        ) from error
-    log = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    llama_cpp.llama_log_set(log, None)
-    llama_cpp.llama_backend_init()
-    return llama_cpp, log
 
 
 @contextmanager
@@ -363,12 +296,3 @@ def _synthetic_file(name: str, quantisation: str) -> Iterator[Path]:
 
 def _whole_pages(tokens: int) -> int:
     return -(-tokens // PAGE_SIZE) * PAGE_SIZE
-
-
-def _peak_memory() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -11,25 +11,44 @@ from localllm.decoding.drafting import (
 )
 
 
-def by_definition(tokens, count):
-    """What followed the latest earlier place of the longest n-gram at the end."""
+def by_definition(tokens, count, distance):
+    """What follows an earlier place of the text's end, and how far back that place is.
+
+    That of the last drafts (as far back as before) where it is still like the end, else the latest
+    of the longest n-gram.
+    """
+    at = len(tokens) - distance
+    like = distance and tokens[:at][-LONGEST:] == tokens[-min(at, LONGEST) :]
+    places = [(LONGEST, at)] if like else []
     for size in range(min(LONGEST, len(tokens)), 0, -1):
         end = tokens[len(tokens) - size :]
         for start in range(len(tokens) - size - 1, -1, -1):
             if tokens[start : start + size] == end:
-                text = list(tokens)
-                for _ in range(count):
-                    text.append(text[start + size + len(text) - len(tokens)])
-                return text[len(tokens) :]
-    return []
+                places.append((size, start + size))
+    if not places:
+        return [], 0
+    _, place = places[0]
+    text = list(tokens)
+    for i in range(count):
+        text.append(text[place + i])
+    return text[len(tokens) :], len(tokens) - place
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 9), st.data())
 def test_lookup_is_what_its_definition_says_however_the_text_grows(tokens, count, data):
-    lookup = PromptLookup()
+    lookup, distance = PromptLookup(), 0
     cuts = data.draw(st.sets(st.integers(1, len(tokens))))
     for cut in sorted(cuts | {len(tokens)}):
-        assert lookup.propose(tokens[:cut], count) == by_definition(tokens[:cut], count)
+        drafts, distance = by_definition(tokens[:cut], count, distance)
+        assert lookup.propose(tokens[:cut], count) == drafts
+
+
+def test_a_copy_stays_on_its_way():
+    text = [0, 1, 2, 3, 4, 9, 1, 2, 3, 5, 9]
+    lookup = PromptLookup()
+    assert lookup.propose([*text, 0], 3) == [1, 2, 3]
+    assert lookup.propose([*text, 0, 1, 2, 3], 2) == [4, 9]
+    assert PromptLookup().propose([*text, 0, 1, 2, 3], 2) == [5, 9]  # else the latest place
 
 
 class Constant:

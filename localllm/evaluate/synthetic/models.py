@@ -20,13 +20,23 @@ from localllm.errors import UsageError
 from localllm.evaluate.synthetic.blocks import random_tensor
 from localllm.evaluate.synthetic.vocabularies import bpe_vocabulary, spm_vocabulary
 from localllm.gguf import quant_type, write_gguf
-from localllm.gguf.types import RUNNABLE_TYPES
+from localllm.gguf.types import RUNNABLE_TYPES, QuantType
 from localllm.hub.catalog import CatalogModel, Shape
 
 ARCHITECTURES = ("llama", "llama-moe", "qwen2", "qwen3", "qwen3moe", "gemma3", "phi3")
 """`llama-moe` is Mixtral: architecture "llama" with experts."""
 
 ROUTER_GAIN = 3.0  # a clear first expert: near-ties that flip the last one matter little
+
+# Of blocks of 256 weights -> of blocks of 32.
+NARROWER = {
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    "IQ4_XS": "IQ4_NL",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +213,7 @@ def _tensors(
 
     def matrix(name: str, *size: int, gain: float = 1.0) -> None:
         deviation = gain / size[-1] ** 0.5
-        quant = quant_type(types.of(name))
+        quant = _whole_blocks(quant_type(types.of(name)), size[-1])
         tensors[name] = random_tensor(generator(name), quant, size, deviation)
 
     def vector(name: str, size: int, mean: float, spread: float) -> None:
@@ -260,6 +270,13 @@ def _tensors(
         if arch == "gemma3":
             norm(at + "post_ffw_norm.weight", shape.width)
     return tensors
+
+
+def _whole_blocks(quant: QuantType, length: int) -> QuantType:
+    """The type, or what llama-quantize takes where rows are no multiple of its blocks."""
+    if length % quant.block_size:
+        quant = quant_type(NARROWER.get(quant.name, "F16"))
+    return quant if length % quant.block_size == 0 else quant_type("F16")
 
 
 def _rope_factors(shape: SyntheticShape) -> dict[str, np.ndarray]:

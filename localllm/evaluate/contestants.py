@@ -1,0 +1,176 @@
+"""What `bench` measures in turns: this runtime, and llama.cpp where it is asked for."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from localllm.engine import memory
+from localllm.engine.batch import Batch
+from localllm.engine.machine import available_memory
+from localllm.engine.pages import PAGE_SIZE
+from localllm.engine.runner import NativeRunner
+from localllm.engine.scheduler import STEP_TOKENS
+from localllm.errors import LocalLLMError
+from localllm.gguf import GGUFFile
+from localllm.models import load_definition
+from localllm.ops.packed import PackedCache
+
+Tokens = npt.NDArray[np.int32]
+
+
+class Contestant(Protocol):
+    """Runs batches of several sequences of random tokens; each sequence's cache grows."""
+
+    name: str
+    load_seconds: float
+
+    def rewind(self, depth: int) -> None:
+        """Forget all but the first `depth` tokens of every sequence."""
+
+    def step(self, tokens: Tokens) -> None:
+        """Append int32 [sequences, n] tokens to the sequences and compute the last ones' logits."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class Localllm:
+    """This runtime, its program stepped directly: no sampling, as in the peers' own benchmarks."""
+
+    name = "localllm"
+
+    def __init__(
+        self, path: Path, room: int, threads: int, kv_type: str, packed: PackedCache | None
+    ) -> None:
+        start = time.perf_counter()
+        file = GGUFFile.open(path)
+        model = load_definition(file)
+        memory.choose_context(file, model.config, room, available_memory(), kv_type)
+        self.runner = NativeRunner(
+            model,
+            pages=room // PAGE_SIZE,
+            page_size=PAGE_SIZE,
+            kv_type=kv_type,
+            threads=threads,
+            place=packed.place if packed else None,
+        )
+        self.load_seconds = time.perf_counter() - start
+        self.past = 0
+
+    def rewind(self, depth: int) -> None:
+        """See Contestant."""
+        self.past = depth
+
+    def step(self, tokens: Tokens) -> None:
+        """See Contestant."""
+        sequences, count = tokens.shape
+        pages = self.runner.pages // sequences
+        tables = np.arange(sequences * pages, dtype=np.int32).reshape(sequences, pages)
+        share = max(1, STEP_TOKENS // sequences)
+        for start in range(0, count, share):
+            part = np.ascontiguousarray(tokens[:, start : start + share])
+            length = part.shape[1]
+            last = start + length == count
+            rows = np.arange(1, sequences + 1, dtype=np.int32) * length - 1
+            self.runner.step(
+                Batch(
+                    tokens=part.reshape(-1),
+                    lengths=np.full(sequences, length, np.int32),
+                    past=np.full(sequences, self.past, np.int32),
+                    tables=tables,
+                    rows=rows if last else rows[:0],
+                )
+            )
+            self.past += length
+
+    def close(self) -> None:
+        """See Contestant."""
+        del self.runner
+
+
+class LlamaCpp:
+    """llama.cpp through llama-cpp-python's low-level interface, with its default settings."""
+
+    name = "llama.cpp"
+
+    def __init__(self, path: Path, room: int, sequences: int, threads: int, kv_type: str) -> None:
+        start = time.perf_counter()
+        llama_cpp, _ = silent_llama_cpp()
+        self.api = llama_cpp
+        self.model = llama_cpp.llama_model_load_from_file(
+            str(path).encode(), llama_cpp.llama_model_default_params()
+        )
+        if not self.model:
+            raise LocalLLMError(f"{path}: llama.cpp cannot load it")
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = room
+        params.n_batch = params.n_ubatch = STEP_TOKENS  # which is its default too
+        params.n_seq_max = sequences
+        params.kv_unified = True
+        params.n_threads = params.n_threads_batch = threads
+        if kv_type == "int8":
+            params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0
+        self.context = llama_cpp.llama_init_from_model(self.model, params)
+        if not self.context:
+            raise LocalLLMError(f"{path}: llama.cpp cannot make a context of {room} tokens")
+        self.batch = llama_cpp.llama_batch_init(STEP_TOKENS, 0, 1)
+        self.load_seconds = time.perf_counter() - start
+        self.past = 0
+
+    def rewind(self, depth: int) -> None:
+        """See Contestant."""
+        held = self.api.llama_get_memory(self.context)
+        if not self.api.llama_memory_seq_rm(held, -1, depth, -1):  # -1: every sequence, to the end
+            raise LocalLLMError("llama.cpp cannot forget a part of this model's cache")
+        self.past = depth
+
+    def step(self, tokens: Tokens) -> None:
+        """See Contestant."""
+        sequences, count = tokens.shape
+        share = max(1, STEP_TOKENS // sequences)
+        for start in range(0, count, share):
+            part = tokens[:, start : start + share]
+            length = part.shape[1]
+            for i, (sequence, position) in enumerate(np.ndindex(sequences, length)):
+                self.batch.token[i] = int(part[sequence, position])
+                self.batch.pos[i] = self.past + position
+                self.batch.n_seq_id[i] = 1
+                self.batch.seq_id[i][0] = sequence
+                self.batch.logits[i] = start + position == count - 1
+            self.batch.n_tokens = part.size
+            if self.api.llama_decode(self.context, self.batch):
+                raise LocalLLMError("llama.cpp failed to compute a batch")
+            self.past += length
+        self.api.llama_synchronize(self.context)
+
+    def close(self) -> None:
+        """See Contestant."""
+        self.api.llama_batch_free(self.batch)
+        self.api.llama_free(self.context)
+        self.api.llama_model_free(self.model)
+
+
+@cache
+def silent_llama_cpp() -> tuple[Any, Any]:
+    """The peer's module, and its log's callback, which must live as long as the process.
+
+    Raises:
+        LocalLLMError: it is not installed.
+    """
+    try:
+        import llama_cpp
+    except ImportError as error:
+        raise LocalLLMError(
+            "--vs llama.cpp: llama-cpp-python is not installed",
+            "pip install 'localllm[llamacpp]'",
+        ) from error
+    log = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(log, None)
+    llama_cpp.llama_backend_init()
+    return llama_cpp, log

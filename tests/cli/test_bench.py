@@ -1,0 +1,69 @@
+"""`localllm bench` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+QUICK = ("--prefill", 8, "--decode", 2, "--repetitions", 1, "--threads", 1)
+
+
+def test_the_table(localllm: Run, model: Path) -> None:
+    result = localllm("bench", model, *QUICK, "--batch", "1,2", "--plot", "-")
+    assert (result.code, result.error) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[0].startswith("random-Q8_0, ")
+    assert lines[1].startswith("1 thread, ")
+    assert lines[1].endswith(" kernels, KV cache f16")
+    assert [line.split("  ")[0] for line in lines[5:8]] == [
+        "prefill 8",
+        "decode 2",
+        "decode 2, batch 2",
+    ]
+    assert "decode, tokens/s (longer is better)" in lines
+
+
+def test_json_and_a_picture(localllm: Run, model: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "bars.svg"
+    result = localllm("bench", model, *QUICK, "--startup", "--json", "--plot", picture)
+    assert (result.code, result.error) == (0, "")
+    report = json.loads(result.out)
+    assert report["prefill_tokens_per_second"] > 0
+    assert [row["start"] for row in report["startup"]] == ["first", "second"]
+    assert picture.read_text(encoding="utf-8").startswith("<svg ")
+
+
+def test_synthetic(localllm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import localllm.evaluate.bench as bench
+    from localllm.evaluate.synthetic import random_model
+
+    def small_model(path: Path, entry: object, quantisation: str) -> Path:
+        return random_model(path, "llama", quantisation)
+
+    monkeypatch.setattr(bench, "catalog_model", small_model)
+    arguments = ("bench", "--synthetic", "qwen3-0.6b", "--quant", "Q8_0", *QUICK, "--startup")
+    result = localllm(*arguments)
+    assert (result.code, result.error) == (0, "")
+    assert result.out.startswith("qwen3-0.6b Q8_0 (random weights), ")
+    assert "localllm, second start" in result.out
+    report = json.loads(localllm(*arguments, "--json").out)
+    assert (report["model"], report["quantisation"]) == ("qwen3-0.6b", "Q8_0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--plot", "bars.png"], "--plot bars.png: must be an .svg file"),
+        (["--plot", "-", "--json"], "--plot - and --json both write to stdout"),
+        (["--kv-type", "f8"], "--kv-type f8"),
+        (["--threads", "0"], "--threads 0"),
+    ],
+)
+def test_what_cannot_be(localllm: Run, model: Path, arguments: list[str], problem: str) -> None:
+    result = localllm("bench", model, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.error.startswith(f"error: {problem}")

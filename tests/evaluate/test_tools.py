@@ -1,0 +1,100 @@
+"""tools/benchmarks.py and tools/peers/compare.py: what they write of given measurements."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from localllm.evaluate.bench import Work
+from localllm.evaluate.synthetic import random_model
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Loads a tool by its path."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(Path(name).stem, TOOLS / name)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def program(path, text):
+    """A program that prints a text, whatever it is asked."""
+    path.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_compare(tool, tmp_path):
+    compare = tool("peers/compare.py")
+    model = random_model(tmp_path / "model.gguf", "llama", "Q8_0")
+    rows = [{"n_prompt": 4, "avg_ts": 1e9}, {"n_prompt": 0, "avg_ts": 2e-9}]
+    bench = program(tmp_path / "llama-bench", json.dumps(rows))
+    batched = program(
+        tmp_path / "batched",
+        "main: n_kv_max = 64\n|    PP |     TG |    B |   N_KV |   T_PP s |\n|-------|-------|\n"
+        "|     1 |      2 |    3 |      9 |  0.1 |  10.00 |  0.2 |  12.50 |  0.3 |  20.00 |",
+    )
+    peers = [
+        compare.Peer("fast", bench, ("--flag",), batched, ()),
+        compare.Peer("other", bench, (), None, ()),
+    ]
+    works = [Work("prefill", 4, 1, 0), Work("decode", 2, 1, 0), Work("decode", 2, 3, 0)]
+    document = compare.report(compare.compare(model, peers, works, threads=1, rounds=2))
+    assert list(document) == ["prefill 4", "decode 2", "decode 2, batch 3"]
+    assert document["prefill 4"]["contestants"]["other"]["measured"] == [1e9, 1e9]
+    assert document["prefill 4"]["ratio_to_best"] < 1 < document["decode 2"]["ratio_to_best"]
+    assert list(document["decode 2, batch 3"]["ratios"]) == ["fast"]
+    assert document["decode 2, batch 3"]["contestants"]["fast"]["median"] == 12.5
+    assert "fast" in compare.table(document)
+
+
+def test_compare_says_which_program_failed(tool, tmp_path):
+    compare = tool("peers/compare.py")
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no such model >&2\nexit 3\n")
+    broken.chmod(0o755)
+    with pytest.raises(SystemExit, match=r"broken failed:\nno such model"):
+        compare.run(broken)
+    with pytest.raises(SystemExit, match="no row for batch 8"):
+        compare.batched_rate("| 1 | 2 |", 8)
+
+
+def test_the_page(tool, tmp_path, monkeypatch):
+    benchmarks = tool("benchmarks.py")
+    small = random_model(tmp_path / "small.gguf", "llama", "Q8_0", context=4096)
+    monkeypatch.setattr(benchmarks, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(benchmarks, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(benchmarks, "REPETITIONS", "1")
+    quick = ("--prefill", "4", "--decode", "2", "--threads", "1")
+    pieces = {"alone": quick, "start": (*quick, "--startup", "--copy")}
+    monkeypatch.setattr(benchmarks, "PIECES", pieces | {"batch": (), "deep": ()})
+    monkeypatch.setattr(
+        benchmarks, "catalog_model", lambda path, entry, quant: path.symlink_to(small)
+    )
+    monkeypatch.setattr(
+        "sys.argv",
+        ["benchmarks.py", *(f"--only=qwen3-0.6b:Q8_0:{piece}" for piece in ("alone", "start"))],
+    )
+    benchmarks.main()
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "| decode 2 | qwen3-0.6b Q8_0 |" in text
+    assert "| qwen3-0.6b Q8_0 | localllm, second start |" in text
+    assert "| qwen3-0.6b Q8_0 | yes |" in text
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
+        "qwen3-0.6b-Q8_0-alone.json",
+        "qwen3-0.6b-Q8_0-start.json",
+    ]
+    (tmp_path / "page.md").unlink()
+    monkeypatch.setattr(benchmarks, "catalog_model", None)  # nothing is measured again
+    benchmarks.main()
+    assert (tmp_path / "page.md").exists()
