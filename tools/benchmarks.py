@@ -176,10 +176,9 @@ benchmark programs in turns with localllm.
 The models are random weights in the shapes of real models, as `localllm bench --synthetic NAME`
 makes them: the time does not depend on what the weights say. Contestants take turns and have the
 same threads, the same file and steps of at most 512 tokens; llama.cpp (through llama-cpp-python)
-runs with its default settings, which are not always its fastest: `tools/peers/compare.py` measures it
-with its weights repacked and as they are. Shown are medians of {
-        REPETITIONS
-    } and, in brackets, least and most.
+runs with its default settings, which are not always its fastest: `tools/peers/compare.py` measures
+it with its weights repacked and as they are. Shown are medians of {REPETITIONS} and, in brackets,
+least and most.
 
 ## Machine
 
