@@ -158,6 +158,13 @@ def page() -> str:
     versions += sorted(
         {f"llama-cpp-python {report['versus_version']}" for report in found if report["versus"]}
     )
+    missing = [
+        f"{model} {quantisation} {piece}"
+        for model in MODELS
+        for quantisation in TYPES
+        for piece in PIECES
+        if not place(model, quantisation, piece).exists()
+    ]
     return f"""\
 # Benchmarks
 
@@ -169,13 +176,16 @@ benchmark programs in turns with localllm.
 The models are random weights in the shapes of real models, as `localllm bench --synthetic NAME`
 makes them: the time does not depend on what the weights say. Contestants take turns and have the
 same threads, the same file and steps of at most 512 tokens; llama.cpp (through llama-cpp-python)
-runs with its default settings. Shown are medians of {REPETITIONS} and, in brackets, least and most.
+runs with its default settings, which are not always its fastest: `tools/peers/compare.py` measures
+it with its weights repacked and as they are. Shown are medians of {REPETITIONS} and, in brackets,
+least and most.
 
 ## Machine
 
 - {machine["cpu"]}, {in_bytes(machine["memory_total"])} memory, {platform.platform()}
 - {found[0]["threads"]} threads, {found[0]["isa"]} kernels
 - {", ".join(versions)}
+- not measured: {", ".join(missing) or "nothing is missing"}
 
 ## Speed
 
