@@ -7,16 +7,21 @@ Every contestant has one turn in a round: localllm in this process, the others a
 one repetition each (they warm up by themselves); those that can repack weights at load run with it
 and without. Medians of all rounds are shown, and what localllm's are times each. Batched decode is
 measured where the batched programs are given. Libraries are looked for beside each program.
+
+Two limits of the machine are measured in every round too, as tokens per second: decode cannot be
+faster than memory gives the weights, nor prefill than the fastest dot products multiply them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +33,15 @@ from localllm.engine.machine import default_threads
 from localllm.engine.pages import PAGE_SIZE
 from localllm.evaluate.bench import Work
 from localllm.evaluate.contestants import Localllm
+from localllm.evaluate.machine_rates import measure
 from localllm.evaluate.summary import summary
 from localllm.evaluate.tables import aligned, spread
 from localllm.gguf import GGUFFile
 from localllm.models import load_definition
+from localllm.ops.packed import PackedCache
 
 Rates = dict[str, float]  # test -> tokens per second
+LIMIT = "limit of the machine"
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,11 @@ def compare(
     """Tokens per second by test, then contestant: one a round."""
     vocabulary = load_definition(GGUFFile.open(model)).config.vocab
     pages = max(work.batch * -(-work.tokens // PAGE_SIZE) for work in works)
-    ours = Localllm(model, pages * PAGE_SIZE, threads, "f16", None)
+    with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
+        packed = PackedCache(
+            Path(folder), 1 << 40
+        )  # the weights as every start after the first has them
+        ours = Localllm(model, pages * PAGE_SIZE, threads, "f16", packed)
     random = np.random.default_rng(0)
     Work("decode", 2, 1, 0).run(ours, random, vocabulary)
     rates: dict[str, dict[str, list[float]]] = {str(work): {} for work in works}
@@ -147,11 +159,27 @@ def compare(
         print(f"{model.name}: round {number + 1} of {rounds}", file=sys.stderr)
         turns = {"localllm": {str(work): work.run(ours, random, vocabulary) for work in works}}
         turns |= {peer.name: of_peer(peer, model, works, threads) for peer in contestants}
+        turns[LIMIT] = limits(model, works, threads)
         for name, found in turns.items():
             for test, rate in found.items():
                 rates[test].setdefault(name, []).append(rate)
     ours.close()
     return rates
+
+
+def limits(model: Path, works: list[Work], threads: int) -> Rates:
+    """What the machine could do at most: prefill and decode of one sequence."""
+    prefill, decode, _ = works
+    matrices = [t for t in GGUFFile.open(model).tensors.values() if len(t.shape) > 1]
+    embedding = next(t for t in matrices if t.name == "token_embd.weight")
+    head = next((t for t in matrices if t.name == "output.weight"), embedding)
+    inner = [t for t in matrices if t not in (embedding, head)]
+    machine = measure([threads])
+    dots = machine.peak("int8" if any("Q" in t.type.name for t in inner) else "float32")
+    work = 2 * (prefill.tokens * sum(math.prod(t.shape) for t in inner) + math.prod(head.shape))
+    bytes_read = sum(t.nbytes for t in [*inner, head])
+    found = {str(decode): machine.memory_read().median / bytes_read}
+    return found | ({str(prefill): prefill.tokens * dots.rate / work} if dots else {})
 
 
 def report(rates: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, object]]:
@@ -160,10 +188,11 @@ def report(rates: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, obje
     for test, found in rates.items():
         medians = {name: median(measured) for name, measured in found.items()}
         ours = medians.pop("localllm")
+        theirs = [rate for name, rate in medians.items() if name != LIMIT]
         document[test] = {
             "contestants": {name: summary(measured) for name, measured in found.items()},
-            "ratios": {name: ours / theirs for name, theirs in medians.items()},
-            "ratio_to_best": ours / max(medians.values()) if medians else None,
+            "ratios": {name: ours / rate for name, rate in medians.items()},
+            "ratio_to_best": ours / max(theirs) if theirs else None,
         }
     return document
 
