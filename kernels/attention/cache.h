@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "quant/format.h"
 #include "runtime/memory.h"
@@ -12,12 +13,17 @@ namespace localllm {
 enum class CacheType : uint8_t { f16, int8 };
 
 constexpr int kPageTokens = 32;
+constexpr int kSlabPages = 64;
 
 // Inside a page each KV head holds, 64-byte aligned:
 //   f16:  keys [head_dim][32] half, values [32][head_dim] half
 //   int8: keys [head_dim/4][32][4] bytes stored + 128, key scales float [32],
-//         values [32][head_dim] int8, value scales float [32]
-// Keys stand with tokens side by side, so that one vector lane is one token; values with features side by side.
+//         values [32/4][head_dim][4] int8, value scales float [32]
+// Keys stand with tokens side by side, so that one vector lane is one token; values with features side by side. Bytes
+// stand by fours, as integer dot products take them: of features for keys, of tokens for values.
+//
+// Pages come in slabs: a head's parts of neighbouring pages follow one another, so that a history whose pages were
+// taken in order is read as a few long streams. Blocks of 4 KB in random places read at a third of the speed.
 struct Cache {
     int layers, kv_heads, head_dim, pages;
     CacheType type;
@@ -31,10 +37,19 @@ struct Cache {
         value_offset = align64(element * head_dim * kPageTokens + scales);
         head_bytes = 2 * value_offset;
         page_bytes = head_bytes * kv_heads;
-        memory = Memory(page_bytes * pages * layers);
+        memory = Memory(bytes());
+        memory.use_huge_pages();
     }
     uint8_t* head(int layer, int page, int kv_head) const {
-        return memory.data() + (static_cast<size_t>(layer) * pages + page) * page_bytes + head_bytes * kv_head;
+        const int slab = page - page % kSlabPages;  // its first page; the last slab may be smaller
+        const int width = pages - slab < kSlabPages ? pages - slab : kSlabPages;
+        return memory.data() + (static_cast<size_t>(layer) * pages + slab) * page_bytes +
+               (static_cast<size_t>(kv_head) * width + page % kSlabPages) * head_bytes;
+    }
+    void copy_page(int source, int target) {
+        for (int layer = 0; layer < layers; ++layer)
+            for (int h = 0; h < kv_heads; ++h)
+                std::memmove(head(layer, target, h), head(layer, source, h), head_bytes);
     }
     size_t bytes() const { return page_bytes * pages * layers; }
 };

@@ -45,6 +45,7 @@ struct Rope final : Operation {
 struct Attention final : Operation {
     int out, q, k, v, layer, heads, kv_heads, head_dim, window;
     float scale, softcap;
+    size_t step_scratch(const Kernels&, const Step&) const override;
     void run(const Kernels&, const Step&, Team&) const override;
 };
 

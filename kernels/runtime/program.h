@@ -24,7 +24,7 @@ struct Span {
 // What one step works on. Buffers are float [rows][width].
 struct Step {
     const Cache* cache = nullptr;
-    int rows = 0;
+    int rows = 0, threads = 1;
     const int32_t* tokens = nullptr;
     std::vector<Span> spans;
     std::vector<int32_t> positions;  // [rows]
@@ -41,6 +41,8 @@ class Operation {
     virtual ~Operation() = default;
     // Bytes of shared scratch for a step of that many rows.
     virtual size_t scratch(int /*rows*/) const { return 0; }
+    // The same where more than the number of rows matters.
+    virtual size_t step_scratch(const Kernels& /*kernels*/, const Step& step) const { return scratch(step.rows); }
     virtual void run(const Kernels& kernels, const Step& step, Team& team) const = 0;
 
     bool on_selected = false;  // works on the selected rows only
