@@ -89,14 +89,15 @@ inline float quantise_head(const float* x, int n, int8_t* out, int* sum) {
 // A page's scores before scaling, to scores[row * kSplitTokens + token]. The page's values, which are needed next, are
 // prefetched line by line.
 template <class V, int rows>
-inline void score_f16(const uint8_t* keys, size_t value_offset, const float* q, int head_dim, float* scores) {
+inline void score_f16(const uint8_t* keys, const uint8_t* values, const float* q, int head_dim, float* scores) {
     constexpr int step = 2 * V::lanes;
     for (int t = 0; t < kPageTokens; t += step) {
         typename V::F sum[rows][2];
         for (auto& s : sum) s[0] = s[1] = V::zero();
         for (int i = 0; i < head_dim; ++i) {
-            const uint8_t* p = keys + (static_cast<size_t>(i) * kPageTokens + t) * 2;
-            if (2 * t % 64 == 0) V::prefetch(p + value_offset);
+            const size_t at = (static_cast<size_t>(i) * kPageTokens + t) * 2;
+            const uint8_t* p = keys + at;
+            if (at % 64 == 0) V::prefetch_far(values + at);
             const auto k0 = V::load_f16(p), k1 = V::load_f16(p + 2 * V::lanes);
             for (int r = 0; r < rows; ++r) {
                 const auto x = V::set1(q[i * rows + r]);
@@ -113,7 +114,7 @@ inline void score_f16(const uint8_t* keys, size_t value_offset, const float* q, 
 
 // Keys and queries in bytes; `q_scale` holds the query's scale (softmax scale included), `seed` -128 * sum of q.
 template <class V, int rows>
-inline void score_int8(const uint8_t* keys, size_t value_offset, const int8_t* q, const float* q_scale,
+inline void score_int8(const uint8_t* keys, const uint8_t* values, const int8_t* q, const float* q_scale,
                        const int32_t* seed, int head_dim, float* scores) {
     const float* k_scale = reinterpret_cast<const float*>(keys + static_cast<size_t>(head_dim) * kPageTokens);
     constexpr int step = 2 * V::lanes;
@@ -121,9 +122,10 @@ inline void score_int8(const uint8_t* keys, size_t value_offset, const int8_t* q
         typename V::I sum[rows][2];
         for (int r = 0; r < rows; ++r) sum[r][0] = sum[r][1] = V::iset1(V::dot8_needs_seed ? seed[r] : 0);
         for (int i = 0; i < head_dim / 4; ++i) {
-            const uint8_t* p = keys + (static_cast<size_t>(i) * kPageTokens + t) * 4;
-            V::prefetch(p + value_offset);
-            if constexpr (8 * V::lanes > 64) V::prefetch(p + value_offset + 64);
+            const size_t at = (static_cast<size_t>(i) * kPageTokens + t) * 4;
+            const uint8_t* p = keys + at;
+            V::prefetch_far(values + at);
+            if constexpr (8 * V::lanes > 64) V::prefetch_far(values + at + 64);
             const auto k0 = V::bload(p), k1 = V::bload(p + 4 * V::lanes);
             for (int r = 0; r < rows; ++r) {
                 const auto x = V::broadcast4(q + (i * rows + r) * 4);
@@ -143,7 +145,7 @@ inline void score_int8(const uint8_t* keys, size_t value_offset, const int8_t* q
 // The pages of one split that hold what some row sees.
 struct SplitPages {
     int count, start;  // start: position of the first token
-    const uint8_t* keys[kSplitPages];
+    const uint8_t *keys[kSplitPages], *values[kSplitPages];
     const uint8_t* next[kSplitPages];  // keys of the next split, or again of this one: what to prefetch
 };
 
@@ -157,29 +159,30 @@ inline SplitPages split_pages(const Attend& a, int split, int begin, int end, in
     for (int i = 0; i < pages.count; ++i) {
         const int page = first + i, after = page + kSplitPages;
         const bool more = after < whole && after < to_split * kSplitPages;
-        pages.keys[i] = a.cache->head(a.layer, a.table[page], a.kv_head);
-        pages.next[i] = a.cache->head(a.layer, a.table[more ? after : page], a.kv_head);
+        pages.keys[i] = a.cache->keys(a.layer, a.table[page], a.kv_head);
+        pages.values[i] = a.cache->values(a.layer, a.table[page], a.kv_head);
+        pages.next[i] = a.cache->keys(a.layer, a.table[more ? after : page], a.kv_head);
     }
     return pages;
 }
 
 // Sums of the values of half precision, weighted: `wide` feature vectors of all rows from feature `at`.
 template <class V, int rows, int wide>
-inline void gather_f16(const SplitPages& pages, size_t value_offset, int tokens, int head_dim, const float* weights,
-                       int at, float* parts) {
+inline void gather_f16(const SplitPages& pages, int tokens, int head_dim, const float* weights, int at, float* parts) {
     typename V::F sum[wide][rows];
     for (auto& w : sum)
         for (auto& s : w) s = V::zero();
     for (int page = 0; page < pages.count; ++page) {
-        const uint8_t* values = pages.keys[page] + value_offset + static_cast<size_t>(at) * 2;
-        const int64_t ahead = pages.next[page] - pages.keys[page] - static_cast<int64_t>(value_offset);
+        const uint8_t* values = pages.values[page] + static_cast<size_t>(at) * 2;
+        const uint8_t* next = pages.next[page] + static_cast<size_t>(at) * 2;
         const float* weight = weights + page * kPageTokens;
         const int count = tokens - page * kPageTokens < kPageTokens ? tokens - page * kPageTokens : kPageTokens;
         for (int t = 0; t < count; ++t) {
-            const uint8_t* p = values + static_cast<size_t>(t) * head_dim * 2;
+            const size_t row = static_cast<size_t>(t) * head_dim * 2;
             for (int w = 0; w < wide; ++w) {
-                if (2 * w * V::lanes % 64 == 0) V::prefetch(p + 2 * w * V::lanes + ahead);
-                const auto v = V::load_f16(p + 2 * w * V::lanes);
+                const size_t vector = row + 2 * w * V::lanes;
+                if (2 * w * V::lanes % 64 == 0) V::prefetch_far(next + vector);
+                const auto v = V::load_f16(values + vector);
                 for (int r = 0; r < rows; ++r) sum[w][r] = V::fma(V::set1(weight[r * kSplitTokens + t]), v, sum[w][r]);
             }
         }
@@ -190,22 +193,23 @@ inline void gather_f16(const SplitPages& pages, size_t value_offset, int tokens,
 
 // The same of values in bytes. A weight is two digits, high + low / 127, in units of `unit`; sums are integers.
 template <class V, int rows, int wide>
-inline void gather_int8(const SplitPages& pages, size_t value_offset, int tokens, int head_dim, const int8_t* high,
-                        const int8_t* low, const float* unit, int at, float* parts) {
+inline void gather_int8(const SplitPages& pages, int tokens, int head_dim, const int8_t* high, const int8_t* low,
+                        const float* unit, int at, float* parts) {
     typename V::I sum[wide][rows][2];
     for (auto& w : sum)
         for (auto& s : w) s[0] = s[1] = V::izero();
     for (int page = 0; page < pages.count; ++page) {
-        const uint8_t* values = pages.keys[page] + value_offset + static_cast<size_t>(at) * 4;
-        const int64_t ahead = pages.next[page] - pages.keys[page] - static_cast<int64_t>(value_offset);
+        const uint8_t* values = pages.values[page] + static_cast<size_t>(at) * 4;
+        const uint8_t* next = pages.next[page] + static_cast<size_t>(at) * 4;
         const int base = page * kPageTokens;
         const int count = tokens - base < kPageTokens ? tokens - base : kPageTokens;
         for (int t = 0; t < count; t += 4) {
-            const uint8_t* p = values + static_cast<size_t>(t) * head_dim;
+            const size_t row = static_cast<size_t>(t) * head_dim;
             typename V::B v[wide];
             for (int w = 0; w < wide; ++w) {
-                if (4 * w * V::lanes % 64 == 0) V::prefetch(p + 4 * w * V::lanes + ahead);
-                v[w] = V::bload(p + 4 * w * V::lanes);
+                const size_t vector = row + 4 * w * V::lanes;
+                if (4 * w * V::lanes % 64 == 0) V::prefetch_far(next + vector);
+                v[w] = V::bload(values + vector);
             }
             for (int r = 0; r < rows; ++r) {
                 const auto h = V::broadcast4(high + r * kSplitTokens + base + t);
@@ -258,18 +262,23 @@ inline void attend_split(const Attend& a, const Queries<type, rows>& queries, co
                          float* parts) {
     const int head_dim = a.cache->head_dim,
               tokens = end - pages.start < pages.count * kPageTokens ? end - pages.start : pages.count * kPageTokens;
-    const size_t value_offset = a.cache->value_offset,
-                 scales = value_offset + static_cast<size_t>(head_dim) * kPageTokens;
+    const size_t scales = static_cast<size_t>(head_dim) * kPageTokens;
     alignas(64) float scores[rows * kSplitTokens];
     alignas(64) int8_t high[type == CacheType::int8 ? rows * kSplitTokens : 1];
     alignas(64) int8_t low[type == CacheType::int8 ? rows * kSplitTokens : 1];
     float unit[rows];
     for (int page = 0; page < pages.count; ++page) {
         float* to = scores + page * kPageTokens;
+        if constexpr (type == CacheType::int8)
+            for (int line = 0; line < 2; ++line) {
+                V::prefetch_far(pages.values[page] + scales + 64 * line);
+                V::prefetch_far(pages.next[page] + scales + 64 * line);
+            }
         if constexpr (type == CacheType::f16)
-            score_f16<V, rows>(pages.keys[page], value_offset, queries.q, head_dim, to);
+            score_f16<V, rows>(pages.keys[page], pages.values[page], queries.q, head_dim, to);
         else
-            score_int8<V, rows>(pages.keys[page], value_offset, queries.q8, queries.scale, queries.seed, head_dim, to);
+            score_int8<V, rows>(pages.keys[page], pages.values[page], queries.q8, queries.scale, queries.seed, head_dim,
+                                to);
     }
     for (int r = 0; r < rows; ++r) {
         float* row = scores + r * kSplitTokens;
@@ -293,7 +302,7 @@ inline void attend_split(const Attend& a, const Queries<type, rows>& queries, co
                 if (!all) p = V::keep(p, V::zero(), first - t, last - t);
                 total = V::add(total, p);
                 if constexpr (type == CacheType::int8) {
-                    p = V::mul(p, V::load(reinterpret_cast<const float*>(pages.keys[page] + scales) + i));
+                    p = V::mul(p, V::load(reinterpret_cast<const float*>(pages.values[page] + scales) + i));
                     if (!all) p = V::keep(p, V::zero(), first - t, last - t);  // no token, perhaps no number either
                     heaviest = V::max(heaviest, p);
                     check = V::fma(p, V::zero(), check);
@@ -322,9 +331,9 @@ inline void attend_split(const Attend& a, const Queries<type, rows>& queries, co
         constexpr int n = decltype(vectors)::value;
         for (; at + n * V::lanes <= head_dim; at += n * V::lanes)
             if constexpr (type == CacheType::f16)
-                gather_f16<V, rows, n>(pages, value_offset, tokens, head_dim, scores, at, parts);
+                gather_f16<V, rows, n>(pages, tokens, head_dim, scores, at, parts);
             else
-                gather_int8<V, rows, n>(pages, value_offset, tokens, head_dim, high, low, unit, at, parts);
+                gather_int8<V, rows, n>(pages, tokens, head_dim, high, low, unit, at, parts);
     };
     gather(std::integral_constant<int, wide>{});
     if constexpr (wide > 1) gather(std::integral_constant<int, 1>{});
@@ -370,24 +379,22 @@ inline void store_saturated(void* p, typename V::F x) {
 
 // Writes the key and the value of one token and one KV head into slot `slot` of its page.
 template <class V, CacheType type>
-void store_token(const Cache& cache, uint8_t* head, int slot, const float* k, const float* v) {
-    const int n = cache.head_dim;
-    uint8_t* values = head + cache.value_offset;
+void store_token(int head_dim, uint8_t* keys, uint8_t* values, int slot, const float* k, const float* v) {
+    const int n = head_dim;
     if constexpr (type == CacheType::f16) {
         alignas(64) uint16_t line[kMaxHeadDim];
         for (int i = 0; i < n; i += V::lanes) store_saturated<V>(line + i, V::load(k + i));
-        uint16_t* keys = reinterpret_cast<uint16_t*>(head);
-        for (int i = 0; i < n; ++i) keys[i * kPageTokens + slot] = line[i];
+        for (int i = 0; i < n; ++i) reinterpret_cast<uint16_t*>(keys)[i * kPageTokens + slot] = line[i];
         for (int i = 0; i < n; i += V::lanes)
             store_saturated<V>(values + (static_cast<size_t>(slot) * n + i) * 2, V::load(v + i));
     } else {
         alignas(64) int8_t line[kMaxHeadDim];
-        float* k_scale = reinterpret_cast<float*>(head + static_cast<size_t>(n) * kPageTokens);
+        float* k_scale = reinterpret_cast<float*>(keys + static_cast<size_t>(n) * kPageTokens);
         float* v_scale = reinterpret_cast<float*>(values + static_cast<size_t>(n) * kPageTokens);
         int unused = 0;
         k_scale[slot] = quantise_head<V>(k, n, line, &unused);
         for (int i = 0; i < n; ++i)
-            head[(static_cast<size_t>(i / 4) * kPageTokens + slot) * 4 + i % 4] = static_cast<uint8_t>(line[i] ^ 0x80);
+            keys[(static_cast<size_t>(i / 4) * kPageTokens + slot) * 4 + i % 4] = static_cast<uint8_t>(line[i] ^ 0x80);
         v_scale[slot] = quantise_head<V>(v, n, line, &unused);
         for (int i = 0; i < n; ++i)
             values[(static_cast<size_t>(slot / 4) * n + i) * 4 + slot % 4] = static_cast<uint8_t>(line[i]);

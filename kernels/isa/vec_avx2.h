@@ -130,6 +130,7 @@ struct LOCALLLM_AVX2 {
 #endif
 
     static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+    static void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }  // second cache
 };
 
 }  // namespace localllm

@@ -96,6 +96,7 @@ struct Avx512 {
     static I dot8(I sum, B weight, B x) { return _mm512_dpbusd_epi32(sum, weight, x); }  // weight stored + 128
 
     static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+    static void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }  // second cache
 };
 
 }  // namespace localllm

@@ -104,9 +104,10 @@ void Attention::run(const Kernels& kernels, const Step& step, Team& team) const 
         const auto [begin, end] = team.share(static_cast<int64_t>(span.length) * kv_heads);
         for (int64_t item = begin; item < end; ++item) {
             const int64_t i = item / kv_heads, h = item % kv_heads, position = span.past + i;
-            uint8_t* head = cache.head(layer, span.table[position / kPageTokens], static_cast<int>(h));
+            const int page = span.table[position / kPageTokens], slot = static_cast<int>(position % kPageTokens);
             const int64_t at = (span.start + i) * kv_width + h * head_dim;
-            kernels.store_token[kind](cache, head, static_cast<int>(position % kPageTokens), step.buffers[k] + at,
+            kernels.store_token[kind](head_dim, cache.keys(layer, page, static_cast<int>(h)),
+                                      cache.values(layer, page, static_cast<int>(h)), slot, step.buffers[k] + at,
                                       step.buffers[v] + at);
         }
     }

@@ -58,7 +58,8 @@ void check_attention(const Kernels& kernels, Random& random, CacheType type, con
     for (int h = 0; h < s.kv_heads; ++h) {
         for (int t = 0; t < length; ++t) {
             const size_t at = (static_cast<size_t>(t) * s.kv_heads + h) * d;
-            kernels.store_token[kind](cache, cache.head(layer, table[t / kPageTokens], h), t % kPageTokens,
+            const int page = table[t / kPageTokens];
+            kernels.store_token[kind](d, cache.keys(layer, page, h), cache.values(layer, page, h), t % kPageTokens,
                                       k.data() + at, v.data() + at);
         }
         int slot = 0;
