@@ -191,7 +191,7 @@ inline void gather_f16(const SplitPages& pages, int tokens, int head_dim, const 
         for (int r = 0; r < rows; ++r) V::store(parts + r * part_floats(head_dim) + at + w * V::lanes, sum[w][r]);
 }
 
-// The same of values in bytes. A weight is two digits, high + low / 127, in units of `unit`; sums are integers.
+// The same of values in bytes. A weight is (127 * high + low) * unit, its digits from 0 to 127; sums are integers.
 template <class V, int rows, int wide>
 inline void gather_int8(const SplitPages& pages, int tokens, int head_dim, const int8_t* high, const int8_t* low,
                         const float* unit, int at, float* parts) {
@@ -362,6 +362,7 @@ void attend(const Attend& a) {
         attend_split<V, type, rows>(a, queries, split_pages(a, split, begin, end, to_split), end, parts);
         for (int r = 0; r < rows; ++r) {
             float *sum = sums + r * stride, *part = parts + r * stride;
+            // A row may see fewer splits than those beside it; what it does not see must not touch its bits.
             if (split == first_split(a.first[r]))
                 std::memcpy(sum, part, stride * sizeof(float));
             else if (split > first_split(a.first[r]) && split < last_split(a.last[r]))
