@@ -163,8 +163,7 @@ NB_MODULE(_native, m) {
             [](Cache& cache, int source, int target) {
                 require(source >= 0 && source < cache.pages && target >= 0 && target < cache.pages,
                         "copy_page: no such page");
-                for (int layer = 0; layer < cache.layers; ++layer)
-                    std::memmove(cache.head(layer, target, 0), cache.head(layer, source, 0), cache.page_bytes);
+                cache.copy_page(source, target);
             },
             nb::arg("source"), nb::arg("target"))
         .def_prop_ro("nbytes", &Cache::bytes);

@@ -58,6 +58,7 @@ constexpr Kernels make_kernels(const char* name) {
     fill_attention<V, 4>(k, 2);
     if constexpr (V::columns >= 8) fill_attention<V, 8>(k, 3);
     k.quantise_column = quantise_column<V>;
+    k.combine = combine<V>;
     k.store_token[0] = store_token<V, CacheType::f16>;
     k.store_token[1] = store_token<V, CacheType::int8>;
     k.rms_norm = rms_norm<V>;

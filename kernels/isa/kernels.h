@@ -26,7 +26,8 @@ struct Kernels {
     void (*slab_float[2])(const Slab& slab, int first, int count, const float* x, float* y);
     void (*quantise_column)(const float* x, QuantTile& tile, int column);
     void (*attend[2][4])(const Attend&);  // [cache type][log2 rows]
-    void (*store_token[2])(const Cache&, uint8_t* head, int slot, const float* k, const float* v);
+    void (*combine)(float* parts, int count, int64_t stride, int head_dim, float* out);
+    void (*store_token[2])(int head_dim, uint8_t* keys, uint8_t* values, int slot, const float* k, const float* v);
     void (*rms_norm)(const float* x, const float* weight, float* out, int n, float eps);
     void (*gated_act)(const float* gate, const float* up, float* out, int n, Activation kind);
     void (*add_scaled)(const float* a, const float* b, float factor, float* out, int n);

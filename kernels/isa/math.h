@@ -27,6 +27,23 @@ inline typename V::F vexp(typename V::F x) {
     return V::mul(p, V::pow2(V::to_int(n)));
 }
 
+constexpr float kLog2e = 1.44269504f;
+
+// 2^x for x <= 0, or NaN, which stays NaN; relative error below 2e-7. The result is never less than 2^-126.
+template <class V>
+inline typename V::F vexp2(typename V::F x) {
+    const auto clamped = V::max(V::set1(-126.0f), x);
+    const auto n = V::round(clamped);
+    const auto r = V::sub(clamped, n);
+    auto p = V::set1(1.3264745848e-3f);  // fitted for the least relative error where |r| <= 1/2
+    p = V::fma(p, r, V::set1(9.6715125276e-3f));
+    p = V::fma(p, r, V::set1(5.5507336920e-2f));
+    p = V::fma(p, r, V::set1(2.4022242086e-1f));
+    p = V::fma(p, r, V::set1(6.9314697761e-1f));
+    p = V::fma(p, r, V::set1(1.0f));
+    return V::mul(p, V::pow2(V::to_int(n)));
+}
+
 // The largest magnitude of n values, n a multiple of the lanes; NaN when one of them is not finite.
 template <class V>
 inline float peak(const float* x, int n) {

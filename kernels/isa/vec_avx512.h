@@ -101,6 +101,9 @@ struct Avx512 {
 
     // Inlined before GCC looks for calls without effect, or it would drop them.
     static LOCALLLM_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+    static LOCALLLM_INLINE void prefetch_far(const void* p) {
+        _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+    }  // second cache
 };
 
 }  // namespace localllm

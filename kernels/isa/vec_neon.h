@@ -113,6 +113,7 @@ struct LOCALLLM_NEON {
     static I dot8(I sum, B weight, B x) { return dot7(sum, veorq_u8(weight, vdupq_n_u8(0x80)), x); }
 
     static LOCALLLM_INLINE void prefetch(const void* p) { localllm::prefetch(p); }
+    static LOCALLLM_INLINE void prefetch_far(const void* p) { localllm::prefetch(p); }
 
   private:
     static uint32_t word(const void* p) {

@@ -181,6 +181,7 @@ struct Scalar {
     }
 
     static void prefetch(const void*) {}
+    static void prefetch_far(const void*) {}  // to the second cache only
 };
 
 }  // namespace localllm

@@ -204,8 +204,8 @@ class Mixture {
 
 }  // namespace
 
-size_t Experts::scratch(int rows, int) const {
-    return ExpertsRoom(rows, router->rows, used, gate->cols, gate->rows).bytes;
+size_t Experts::scratch(const Kernels&, const Step& step) const {
+    return ExpertsRoom(rows(step), router->rows, used, gate->cols, gate->rows).bytes;
 }
 
 void Experts::run(const Kernels& kernels, const Step& step, Team& team) const {

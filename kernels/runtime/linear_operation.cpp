@@ -17,9 +17,9 @@ bool each_alone(int rows) {
 
 }  // namespace
 
-size_t Linear::scratch(int rows, int threads) const {
-    const int k = targets[0].weight->cols;
-    return std::max(room(rows, k), room(1, k) * threads);
+size_t Linear::scratch(const Kernels&, const Step& step) const {
+    const int n = rows(step), k = targets[0].weight->cols;
+    return room(n, k) * (each_alone(n) ? step.threads : 1);
 }
 
 void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {

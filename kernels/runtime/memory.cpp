@@ -19,6 +19,7 @@ Memory::Memory(size_t bytes) : bytes_(bytes) {
     data_ = static_cast<uint8_t*>(::operator new(bytes, std::align_val_t(64)));
     std::memset(data_, 0, bytes);
 }
+void Memory::use_huge_pages() {}
 Memory::~Memory() {
     ::operator delete(data_, std::align_val_t(64));
 }
@@ -29,18 +30,24 @@ Memory::Memory(size_t bytes) : bytes_(bytes) {
     if (!data_) throw std::bad_alloc();
     std::memset(data_, 0, bytes);
 }
+void Memory::use_huge_pages() {}
 Memory::~Memory() {
     _aligned_free(data_);
 }
 #else
-// mmap gives zeroed pages that cost nothing until touched. Huge pages are not asked for here: clearing them as weights
-// are packed can take longer than the packing (docs/architecture.md).
+// mmap gives zeroed pages that cost nothing until touched. Weights in memory do not ask for huge pages: clearing them
+// as weights are packed can take longer than the packing (docs/architecture.md).
 Memory::Memory(size_t bytes) : bytes_(bytes) {
     if (!bytes) return;
     if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
     void* start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (start == MAP_FAILED) throw std::bad_alloc();
     data_ = static_cast<uint8_t*>(start);
+}
+void Memory::use_huge_pages() {
+#ifdef MADV_HUGEPAGE
+    if (data_) madvise(data_, bytes_, MADV_HUGEPAGE);
+#endif
 }
 Memory::~Memory() {
     if (data_) munmap(data_, bytes_);

@@ -28,6 +28,8 @@ class Memory {
         return reinterpret_cast<T*>(data_);
     }
     size_t bytes() const { return bytes_; }
+    // For memory that is read over and over: reads half as fast again, but fills 2 MB at a time. Before it is touched.
+    void use_huge_pages();
 
   private:
     uint8_t* data_ = nullptr;

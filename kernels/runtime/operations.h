@@ -36,7 +36,7 @@ struct Linear final : Operation {
     float eps = 0;
     bool gated = false;
     Activation kind = Activation::silu;
-    size_t scratch(int rows, int threads) const override;
+    size_t scratch(const Kernels&, const Step&) const override;
     void run(const Kernels&, const Step&, Team&) const override;
 };
 
@@ -50,6 +50,7 @@ struct Rope final : Operation {
 struct Attention final : Operation {
     int out, q, k, v, layer, heads, kv_heads, head_dim, window;
     float scale, softcap;
+    size_t scratch(const Kernels&, const Step&) const override;
     void run(const Kernels&, const Step&, Team&) const override;
 };
 
@@ -82,7 +83,7 @@ struct Experts final : Operation {
     float scale;
     Activation kind;
     const PackedMatrix *router, *gate, *up, *down;
-    size_t scratch(int rows, int threads) const override;
+    size_t scratch(const Kernels&, const Step&) const override;
     void run(const Kernels&, const Step&, Team&) const override;
 };
 

@@ -101,7 +101,8 @@ void Program::add(std::unique_ptr<Operation> operation) {
 
 void Program::run(Step& step) {
     size_t scratch = 0, floats = 0;
-    for (const auto& operation : operations) scratch = std::max(scratch, operation->scratch(step.rows, pool.size()));
+    step.threads = pool.size();
+    for (const auto& operation : operations) scratch = std::max(scratch, operation->scratch(kernels, step));
     if (scratch > scratch_.bytes()) scratch_ = Memory(scratch);
     for (int width : widths) floats += align64(static_cast<size_t>(width) * step.rows);
     if (floats * sizeof(float) > arena_.bytes()) arena_ = Memory(floats * sizeof(float));

@@ -24,7 +24,7 @@ struct Span {
 // What one step works on. Buffers are float [rows][width].
 struct Step {
     const Cache* cache = nullptr;
-    int rows = 0;
+    int rows = 0, threads = 1;
     const int32_t* tokens = nullptr;
     std::vector<Span> spans;
     std::vector<int32_t> positions;  // [rows]
@@ -39,8 +39,8 @@ struct Step {
 class Operation {
   public:
     virtual ~Operation() = default;
-    // Bytes of shared scratch for a step of that many rows.
-    virtual size_t scratch(int /*rows*/, int /*threads*/) const { return 0; }
+    // Bytes of shared scratch for a step.
+    virtual size_t scratch(const Kernels& /*kernels*/, const Step& /*step*/) const { return 0; }
     virtual void run(const Kernels& kernels, const Step& step, Team& team) const = 0;
 
     bool on_selected = false;  // works on the selected rows only

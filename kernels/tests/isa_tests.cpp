@@ -102,7 +102,8 @@ void test_not_finite() {
                     const Cache cache(1, 1, n, 1, type);
                     const int kind = static_cast<int>(type);
                     for (int slot = 0; slot < 3; ++slot)
-                        kernels->store_token[kind](cache, cache.head(0, 0, 0), slot, x.data(), x.data());
+                        kernels->store_token[kind](n, cache.keys(0, 0, 0), cache.values(0, 0, 0), slot, x.data(),
+                                                   x.data());
                     const int32_t table[1] = {0};
                     Exact<float> out(n);
                     Attend a{};
