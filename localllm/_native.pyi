@@ -90,6 +90,13 @@ class Program:
         scale: float,
         window: int,
         softcap: float,
+        q_norm: int = -1,
+        q_eps: float = 0.0,
+        k_norm: int = -1,
+        k_eps: float = 0.0,
+        inverse_frequencies: int = -1,
+        interleaved: bool = False,
+        rope_scale: float = 1.0,
     ) -> None: ...
     def gated_act(self, out: int, gate: int, up: int, kind: str) -> None: ...
     def add(self, out: int, a: int, b: int) -> None: ...

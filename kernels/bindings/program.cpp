@@ -161,23 +161,16 @@ class Builder {
     }
     void rope(int x, int frequencies, int heads, int head_dim, bool interleaved, double scale) {
         auto op = std::make_unique<Rope>();
-        require(frequencies >= 0 && frequencies < static_cast<int>(program.vectors.size()), "rope: no such vector");
-        op->pairs = static_cast<int>(program.vectors[frequencies].size());
-        require(heads > 0 && head_dim > 0 && op->pairs <= head_dim / 2,
-                "rope: more frequencies than the head has pairs");
+        require(heads > 0 && head_dim > 0, "rope: bad shape");
+        op->rotation = rotation(frequencies, head_dim, interleaved, scale);
         op->x = width_is(x, int64_t{heads} * head_dim, "rope");
         op->heads = heads;
         op->head_dim = head_dim;
-        op->interleaved = interleaved;
-        const auto same = std::find_if(program.rotations.begin(), program.rotations.end(), [&](const RotationSpec& r) {
-            return r.frequencies == frequencies && r.scale == static_cast<float>(scale);
-        });
-        op->rotation = static_cast<int>(same - program.rotations.begin());
-        if (same == program.rotations.end()) program.rotations.push_back({frequencies, static_cast<float>(scale)});
         program.add(std::move(op));
     }
     void attention(int out, int q, int k, int v, int layer, int heads, int kv_heads, int head_dim, double scale,
-                   int window, double softcap) {
+                   int window, double softcap, int q_norm, double q_eps, int k_norm, double k_eps, int frequencies,
+                   bool interleaved, double rope_scale) {
         auto op = std::make_unique<Attention>();
         require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "attention: heads is not a multiple of kv_heads");
         require(head_dim > 0 && head_dim % 16 == 0 && head_dim <= kMaxHeadDim,
@@ -191,6 +184,15 @@ class Builder {
         op->v = width_is(v, kv_width, "attention");
         op->out = width_is(out, q_width, "attention");
         require(out != q && out != k && out != v, "attention: the output is an input");
+        auto head_norm = [&](int weight, double eps) -> Attention::HeadNorm {
+            if (weight < 0) return {};
+            return {vector_of(weight, head_dim, "attention"), static_cast<float>(eps)};
+        };
+        op->q_norm = head_norm(q_norm, q_eps);
+        op->k_norm = head_norm(k_norm, k_eps);
+        if (frequencies >= 0) op->rotation = rotation(frequencies, head_dim, interleaved, rope_scale);
+        const bool in_place = frequencies >= 0 || q_norm >= 0 || k_norm >= 0;
+        require(!in_place || (q != k && k != v && q != v), "attention: two inputs in one buffer, worked on in place");
         op->layer = layer;
         op->heads = heads;
         op->kv_heads = kv_heads;
@@ -315,6 +317,20 @@ class Builder {
     }
 
   private:
+    // What turns heads of that size; steps share the angles of equal ones.
+    Rotation rotation(int frequencies, int head_dim, bool interleaved, double scale) {
+        require(frequencies >= 0 && frequencies < static_cast<int>(program.vectors.size()), "rope: no such vector");
+        const int pairs = static_cast<int>(program.vectors[frequencies].size());
+        require(pairs <= head_dim / 2, "rope: more frequencies than the head has pairs");
+        auto& all = program.rotations;
+        const auto same = std::find_if(all.begin(), all.end(), [&](const RotationSpec& r) {
+            return r.frequencies == frequencies && r.scale == static_cast<float>(scale);
+        });
+        const int number = static_cast<int>(same - all.begin());
+        if (same == all.end()) all.push_back({frequencies, static_cast<float>(scale)});
+        return {number, pairs, interleaved};
+    }
+
     std::mutex running_;  // a second Python thread waits for the first
     int vocabulary_ = 1 << 30, layers_ = 0, kv_heads_ = 0, head_dim_ = 0;
 
@@ -371,7 +387,9 @@ void bind_program(nb::module_& m) {
              nb::arg("head_dim"), nb::arg("interleaved"), nb::arg("scale"))
         .def("attention", &Builder::attention, nb::arg("out"), nb::arg("q"), nb::arg("k"), nb::arg("v"),
              nb::arg("layer"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("scale"),
-             nb::arg("window"), nb::arg("softcap"))
+             nb::arg("window"), nb::arg("softcap"), nb::arg("q_norm") = -1, nb::arg("q_eps") = 0.0,
+             nb::arg("k_norm") = -1, nb::arg("k_eps") = 0.0, nb::arg("inverse_frequencies") = -1,
+             nb::arg("interleaved") = false, nb::arg("rope_scale") = 1.0)
         .def("gated_act", &Builder::gated_act, nb::arg("out"), nb::arg("gate"), nb::arg("up"), nb::arg("kind"))
         .def("add", &Builder::add, nb::arg("out"), nb::arg("a"), nb::arg("b"))
         .def("softcap", &Builder::softcap, nb::arg("x"), nb::arg("cap"))

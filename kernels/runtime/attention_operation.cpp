@@ -1,6 +1,6 @@
-// Appends the batch's keys and values to the cache, then attends. A block is up to 8 query rows that share a KV head.
-// Blocks with a long history are cut into runs of splits, so that all threads have work where rows are few; their parts
-// are combined after a barrier. Cutting changes no bits (attention/attend.h).
+// Prepares the heads of q and k, appends the batch's keys and values to the cache, then attends. A block is up to 8
+// query rows that share a KV head. Blocks with a long history are cut into runs of splits, so that all threads have
+// work where rows are few; their parts are combined after a barrier. Cutting changes no bits (attention/attend.h).
 #include <algorithm>
 
 #include "runtime/operations.h"
@@ -100,12 +100,19 @@ void Attention::run(const Kernels& kernels, const Step& step, Team& team) const 
     const Cache& cache = *step.cache;
     const int kind = static_cast<int>(cache.type);
     const int64_t kv_width = static_cast<int64_t>(kv_heads) * head_dim;
+    auto prepare = [&](const HeadNorm& norm, int64_t row, float* head) {
+        if (norm.weight) kernels.rms_norm(head, norm.weight, head, head_dim, norm.eps);
+        if (rotation.number >= 0) rotation.turn(step, row, head);
+    };
+    const auto [first, last] = team.share(static_cast<int64_t>(step.rows) * heads);
+    for (int64_t item = first; item < last; ++item) prepare(q_norm, item / heads, step.buffers[q] + item * head_dim);
     for (const Span& span : step.spans) {
         const auto [begin, end] = team.share(static_cast<int64_t>(span.length) * kv_heads);
         for (int64_t item = begin; item < end; ++item) {
             const int64_t i = item / kv_heads, h = item % kv_heads, position = span.past + i;
             const int page = span.table[position / kPageTokens], slot = static_cast<int>(position % kPageTokens);
             const int64_t at = (span.start + i) * kv_width + h * head_dim;
+            prepare(k_norm, span.start + i, step.buffers[k] + at);
             kernels.store_token[kind](head_dim, cache.keys(layer, page, static_cast<int>(h)),
                                       cache.values(layer, page, static_cast<int>(h)), slot, step.buffers[k] + at,
                                       step.buffers[v] + at);

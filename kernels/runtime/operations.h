@@ -40,16 +40,31 @@ struct Linear final : Operation {
     void run(const Kernels&, const Step&, Team&) const override;
 };
 
-// In place. Rotates the first 2 * pairs dimensions of each head.
+// Turns the first 2 * pairs dimensions of a head by the position of its row.
+struct Rotation {
+    int number = -1;  // of the step's rotations; -1: none
+    int pairs = 0;
+    bool interleaved = false;
+    void turn(const Step& step, int64_t row, float* head) const;
+};
+
+// In place.
 struct Rope final : Operation {
-    int x, heads, head_dim, pairs, rotation;
-    bool interleaved;
+    int x, heads, head_dim;
+    Rotation rotation;
     void run(const Kernels&, const Step&, Team&) const override;
 };
 
+// The heads of q and k may be normalised first, then turned, both in place.
 struct Attention final : Operation {
     int out, q, k, v, layer, heads, kv_heads, head_dim, window;
     float scale, softcap;
+    struct HeadNorm {
+        const float* weight = nullptr;  // null: none
+        float eps = 0;
+    };
+    HeadNorm q_norm, k_norm;
+    Rotation rotation;
     size_t scratch(const Kernels&, const Step&) const override;
     void run(const Kernels&, const Step&, Team&) const override;
 };

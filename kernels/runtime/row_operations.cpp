@@ -25,21 +25,21 @@ void Norm::run(const Kernels& kernels, const Step& step, Team& team) const {
         kernels.rms_norm(step.buffers[x] + i * group, weight, step.buffers[out] + i * group, group, eps);
 }
 
+void Rotation::turn(const Step& step, int64_t row, float* head) const {
+    const int stride = interleaved ? 2 : 1, partner = interleaved ? 1 : pairs;
+    const float* angle = step.rotations[number].data() + row * pairs * 2;
+    for (int i = 0; i < pairs; ++i) {
+        float& a = head[i * stride];
+        float& b = head[i * stride + partner];
+        const float c = angle[2 * i], s = angle[2 * i + 1], old = a;
+        a = old * c - b * s;
+        b = old * s + b * c;
+    }
+}
+
 void Rope::run(const Kernels&, const Step& step, Team& team) const {
     const auto [begin, end] = team.share(static_cast<int64_t>(rows(step)) * heads);
-    const int stride = interleaved ? 2 : 1, partner = interleaved ? 1 : pairs;
-    for (int64_t item = begin; item < end; ++item) {
-        const int64_t row = item / heads;
-        float* head = step.buffers[x] + item * head_dim;
-        const float* turn = step.rotations[rotation].data() + row * pairs * 2;
-        for (int i = 0; i < pairs; ++i) {
-            float& a = head[i * stride];
-            float& b = head[i * stride + partner];
-            const float c = turn[2 * i], s = turn[2 * i + 1], old = a;
-            a = old * c - b * s;
-            b = old * s + b * c;
-        }
-    }
+    for (int64_t item = begin; item < end; ++item) rotation.turn(step, item / heads, step.buffers[x] + item * head_dim);
 }
 
 void GatedAct::run(const Kernels& kernels, const Step& step, Team& team) const {

@@ -40,12 +40,26 @@ class Model {
         const int q = buffer(heads * head_dim), k = buffer(kv_heads * head_dim), v = buffer(kv_heads * head_dim);
         const int mixed = buffer(heads * head_dim), gate = buffer(hidden), up = buffer(hidden);
         for (int layer = 0; layer < layers; ++layer) {
-            norm(normed, x, width, width);
-            linear(normed, {{heads * head_dim, q}, {kv_heads * head_dim, k}, {kv_heads * head_dim, v}}, width, false);
-            norm(q, q, heads * head_dim, head_dim);
-            rope(q, heads, pairs);
-            rope(k, kv_heads, pairs);
+            // What may be fused is, in half of the layers.
+            const bool fused = random_.below(2) != 0;
+            auto project = linear_operation(
+                x, {{heads * head_dim, q}, {kv_heads * head_dim, k}, {kv_heads * head_dim, v}}, width, false);
             auto attention = std::make_unique<Attention>();
+            const Rotation rotation{0, pairs, random_.below(2) != 0};
+            if (fused) {
+                project->norm = scales(width);
+                project->eps = 1e-6f;
+                attention->q_norm = {scales(head_dim), 1e-6f};
+                attention->rotation = rotation;
+                program_.add(std::move(project));
+            } else {
+                norm(normed, x, width, width);
+                project->x = normed;
+                program_.add(std::move(project));
+                norm(q, q, heads * head_dim, head_dim);
+                rope(q, heads, rotation);
+                rope(k, kv_heads, rotation);
+            }
             attention->out = mixed;
             attention->q = q;
             attention->k = k;
@@ -60,7 +74,14 @@ class Model {
             program_.add(std::move(attention));
             linear(mixed, {{width, x}}, heads * head_dim, true);
             norm(normed, x, width, width);
-            if (random_.below(2)) {
+            const int kind = random_.below(3);
+            if (kind == 0) {
+                auto gated = linear_operation(normed, {{hidden, gate}, {hidden, gate}}, width, false);
+                gated->gated = true;
+                gated->kind = Activation::silu;
+                program_.add(std::move(gated));
+                linear(gate, {{width, branch}}, hidden, false);
+            } else if (kind == 1) {
                 linear(normed, {{hidden, gate}, {hidden, up}}, width, false);
                 auto act = std::make_unique<GatedAct>();
                 act->out = gate;
@@ -150,28 +171,33 @@ class Model {
     }
     void norm(int out, int x, int n, int group) {
         auto op = std::make_unique<Norm>();
-        std::vector<float> scale(group);
-        for (float& w : scale) w = random_.uniform(0.5f, 1.5f);
-        program_.vectors.push_back(std::move(scale));
         op->out = out;
         op->x = x;
         op->width = n;
         op->group = group;
         op->eps = 1e-6f;
-        op->weight = program_.vectors.back().data();
+        op->weight = scales(group);
         program_.add(std::move(op));
     }
-    void rope(int x, int count, int pairs) {
+    const float* scales(int n) {
+        std::vector<float> scale(n);
+        for (float& w : scale) w = random_.uniform(0.5f, 1.5f);
+        program_.vectors.push_back(std::move(scale));
+        return program_.vectors.back().data();
+    }
+    void rope(int x, int count, Rotation rotation) {
         auto op = std::make_unique<Rope>();
         op->x = x;
         op->heads = count;
         op->head_dim = head_dim;
-        op->pairs = pairs;
-        op->rotation = 0;
-        op->interleaved = random_.below(2) != 0;
+        op->rotation = rotation;
         program_.add(std::move(op));
     }
     void linear(int x, const std::vector<std::pair<int, int>>& targets, int cols, bool accumulate) {
+        program_.add(linear_operation(x, targets, cols, accumulate));
+    }
+    std::unique_ptr<Linear> linear_operation(int x, const std::vector<std::pair<int, int>>& targets, int cols,
+                                             bool accumulate) {
         auto op = std::make_unique<Linear>();
         op->x = x;
         op->accumulate = accumulate;
@@ -186,7 +212,7 @@ class Model {
             }
             op->targets.push_back({w, out, bias});
         }
-        program_.add(std::move(op));
+        return op;
     }
 };
 

@@ -147,6 +147,9 @@ class _Lowering:
             spec.scale,
             spec.window or 0,
             spec.softcap or 0.0,
+            *self._heads(one.q_norm),
+            *self._heads(one.k_norm),
+            *self._turn(one.rope),
         )
 
     @add.register
@@ -207,6 +210,14 @@ class _Lowering:
 
     def _vector_or_none(self, vector: Weight | None) -> int:
         return _NONE if vector is None else self._vector(vector)
+
+    def _heads(self, norm: tuple[Weight, float] | None) -> tuple[int, float]:
+        return (_NONE, 0.0) if norm is None else (self._vector(norm[0]), norm[1])
+
+    def _turn(self, rope: Rope | None) -> tuple[int, bool, float]:
+        if rope is None:
+            return _NONE, False, 1.0
+        return self._frequencies(rope), rope.interleaved, rope.scale
 
     def _frequencies(self, rope: Rope) -> int:
         return self._once("rope", rope, lambda: self._floats(rope.inverse_frequencies))

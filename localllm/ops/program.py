@@ -181,19 +181,33 @@ class Rotate(Instruction):
 
 @dataclass(frozen=True)
 class Attend(Instruction):
-    """Buffer `out` = attention of q over the cache, to which k and v are appended."""
+    """Buffer `out` = attention of q over the cache, to which k and v are appended.
+
+    With norms (weight, eps), the heads of q or k are normalised first; with `rope`, both are then
+    turned by position.
+    """
 
     out: int
     q: int
     k: int
     v: int
     spec: Attention
+    q_norm: tuple[Weight, float] | None = None
+    k_norm: tuple[Weight, float] | None = None
+    rope: Rope | None = None
     READS = ("q", "k", "v")
     WRITES = ("out",)
 
     def run(self, ops: Ops[V], buffers: dict[int, V]) -> None:
-        """See `Ops.attention`."""
+        """See `Ops.norm`, `Ops.rope` and `Ops.attention`."""
         q, k, v = buffers[self.q], buffers[self.k], buffers[self.v]
+        head_dim = self.spec.head_dim
+        if self.q_norm is not None:
+            q = ops.norm(q, *self.q_norm, head_dim)
+        if self.k_norm is not None:
+            k = ops.norm(k, *self.k_norm, head_dim)
+        if self.rope is not None:
+            q, k = ops.rope(q, head_dim, self.rope), ops.rope(k, head_dim, self.rope)
         buffers[self.out] = ops.attention(q, k, v, self.spec)
 
 

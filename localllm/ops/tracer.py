@@ -8,6 +8,7 @@ meaning:
 - `fold_residuals`: x + linear(h) becomes a linear that accumulates into x.
 - `fold_norms`: linear(norm(x)) becomes a linear that normalises its input.
 - `fold_activations`: act(gate) * up of two linears becomes a linear that does it.
+- `fold_rotations`: attention normalises and turns the heads of its own q and k.
 - `allocate`: buffers are reused once their value is dead; what can work in place does.
 """
 
@@ -38,7 +39,7 @@ from localllm.ops.spec import ACTIVATIONS, Attention, Definition, Experts, Rope,
 def trace(definition: Definition, outputs: Collection[str] | None = None) -> Program:
     """The fused program of a definition; `outputs` keeps only the named results."""
     program = drop_unused(record(definition), outputs)
-    for fuse in (merge_linears, fold_residuals, fold_norms, fold_activations):
+    for fuse in (merge_linears, fold_residuals, fold_norms, fold_activations, fold_rotations):
         program = fuse(program)
     return allocate(program)
 
@@ -272,6 +273,43 @@ def fold_activations(program: Program) -> Program:
         ):
             instructions[at] = replace(one, outs=(act.out,), act=act.kind)
             del instructions[program.instructions.index(act)]
+    return replace(program, instructions=tuple(instructions.values()))
+
+
+def fold_rotations(program: Program) -> Program:
+    """Rotations of q and k that only attention reads become part of it, and norms before them."""
+    reads = Counter(buffer for one in program.instructions for buffer in one.reads)
+    rotations = {one.out: one for one in program.instructions if isinstance(one, Rotate)}
+    norms = {one.out: one for one in program.instructions if isinstance(one, Norm)}
+    instructions: dict[int, Instruction] = dict(enumerate(program.instructions))
+
+    def drop(one: Instruction) -> None:
+        del instructions[program.instructions.index(one)]
+
+    for at, one in enumerate(program.instructions):
+        q, k = (
+            (rotations.get(one.q), rotations.get(one.k))
+            if isinstance(one, Attend)
+            else (None, None)
+        )
+        if not isinstance(one, Attend) or q is None or k is None or q.rope != k.rope:
+            continue
+        # attention works on its heads in place: nobody else may read what it turns
+        if any(reads[value] > 1 for value in (one.q, one.k, q.x, k.x)):
+            continue
+        if not q.head_dim == k.head_dim == one.spec.head_dim:
+            continue
+        fused = replace(one, q=q.x, k=k.x, rope=q.rope)
+        q_norm, k_norm = norms.get(q.x), norms.get(k.x)
+        if q_norm is not None and q_norm.group == q.head_dim and reads[q_norm.x] == 1:
+            fused = replace(fused, q=q_norm.x, q_norm=(q_norm.weight, q_norm.eps))
+            drop(q_norm)
+        if k_norm is not None and k_norm.group == k.head_dim and reads[k_norm.x] == 1:
+            fused = replace(fused, k=k_norm.x, k_norm=(k_norm.weight, k_norm.eps))
+            drop(k_norm)
+        drop(q)
+        drop(k)
+        instructions[at] = fused
     return replace(program, instructions=tuple(instructions.values()))
 
 

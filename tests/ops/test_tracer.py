@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.ops.program import Add, Attend, GatedAct, Linear, Norm, Output, Softcap
+from localllm.ops.program import Add, Attend, GatedAct, Linear, Norm, Output, Rotate, Softcap
 from localllm.ops.spec import Attention, Experts, Rope
 from localllm.ops.tracer import (
     allocate,
@@ -14,6 +14,7 @@ from localllm.ops.tracer import (
     fold_activations,
     fold_norms,
     fold_residuals,
+    fold_rotations,
     merge_linears,
     record,
     trace,
@@ -255,6 +256,51 @@ def test_activations_whose_inputs_others_need_stay(body):
     assert_same(run(trace(outputs_of(body))), run(program))
 
 
+def test_rotations_and_the_norms_of_heads_become_part_of_attention():
+    def body(ops, x):
+        q = ops.linear(x, square("q"))
+        k, v = ops.linear(x, weight("k", 4, WIDTH)), ops.linear(x, weight("v", 4, WIDTH))
+        q = ops.rope(ops.norm(q, weight("q.norm", 4), 1e-5, 4), 4, ROPE)
+        k = ops.rope(ops.norm(k, weight("k.norm", 4), 1e-6, 4), 4, ROPE)
+        return ops.attention(q, k, v, SPEC)
+
+    program = record(outputs_of(body))
+    after = fold_rotations(program)
+    assert not kinds(after, Rotate)
+    assert not kinds(after, Norm)
+    assert kinds(after, Attend)[0].k_norm[1] == 1e-6
+    assert_same(run(after), run(program))
+    assert_same(run(trace(outputs_of(body))), run(program))
+
+
+def rotated_key_read_twice(ops, x):
+    k = ops.rope(ops.linear(x, weight("k", 4, WIDTH)), 4, ROPE)
+    return ops.attention(ops.rope(x, 4, ROPE), k, k, SPEC)
+
+
+def unequal_rotations(ops, x):
+    k, v = ops.linear(x, weight("k", 4, WIDTH)), ops.linear(x, weight("v", 4, WIDTH))
+    other = Rope(np.float32([0.5]), interleaved=False)
+    return ops.attention(
+        ops.rope(ops.linear(x, square("q")), 4, ROPE), ops.rope(k, 4, other), v, SPEC
+    )
+
+
+def rotated_what_others_read(ops, x):
+    k, v = ops.linear(x, weight("k", 4, WIDTH)), ops.linear(x, weight("v", 4, WIDTH))
+    q = ops.linear(x, square("q"))
+    mixed = ops.attention(ops.rope(q, 4, ROPE), ops.rope(k, 4, ROPE), v, SPEC)
+    return ops.add(mixed, q)
+
+
+@pytest.mark.parametrize(
+    "body", [rotated_key_read_twice, unequal_rotations, rotated_what_others_read]
+)
+def test_rotations_that_others_need_stay(body):
+    program = record(outputs_of(body))
+    assert len(kinds(fold_rotations(program), Rotate)) == 2
+
+
 def test_buffers_do_not_grow_with_depth():
     def deep(layers):
         @definition
@@ -348,8 +394,10 @@ def test_a_listing_names_buffers_and_weights():
         "b1, b2, b3 = linear(b0, weights=(a.q, a.k, a.v), biases=(a.q.bias, None, None), "
         "norm=(a.norm, 1e-05))"
     )
-    assert "b1 = rotate(b1, head_dim=4, rope=<4 dims, neighbours, scale 1>)" in listing[3]
-    assert "spec=<layer 0, 2/1 heads of 4>" in listing[5]
+    assert listing[3].split(None, 1)[1] == (
+        "b4 = attend(b1, b2, b3, spec=<layer 0, 2/1 heads of 4>, "
+        "rope=<4 dims, neighbours, scale 1>)"
+    )
 
 
 STEPS = st.lists(
