@@ -59,8 +59,8 @@ void test_conversions() {
                 }
             }
         const Cache cache(1, 1, n, 1, CacheType::f16);
-        const auto* keys = reinterpret_cast<const uint16_t*>(cache.head(0, 0, 0));
-        const auto* values = keys + cache.value_offset / 2;
+        const auto* keys = reinterpret_cast<const uint16_t*>(cache.keys(0, 0, 0));
+        const auto* values = reinterpret_cast<const uint16_t*>(cache.values(0, 0, 0));
         for (int round = 0; round < 2000; ++round) {
             Exact<float> x(n);
             for (float& value : x) {  // near and between two halves, subnormal and too large ones among them
@@ -69,7 +69,7 @@ void test_conversions() {
                 value = low + (high - low) * random.pick<float>({0.0f, 0.25f, 0.5f, 0.5001f, 0.75f});
                 if (random.below(2)) value = -value;
             }
-            kernels->store_token[0](cache, cache.head(0, 0, 0), 3, x.data(), x.data());
+            kernels->store_token[0](n, cache.keys(0, 0, 0), cache.values(0, 0, 0), 3, x.data(), x.data());
             for (int i = 0; i < n; ++i) {
                 const uint16_t wanted = float_to_half(std::clamp(x[i], -65504.0f, 65504.0f));
                 check(keys[i * kPageTokens + 3] == wanted && values[3 * n + i] == wanted,
