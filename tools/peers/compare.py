@@ -170,14 +170,20 @@ def compare(
 def limits(model: Path, works: list[Work], threads: int) -> Rates:
     """What the machine could do at most: prefill and decode of one sequence."""
     prefill, decode, _ = works
-    matrices = [t for t in GGUFFile.open(model).tensors.values() if len(t.shape) > 1]
+    file = GGUFFile.open(model)
+    config = load_definition(file).config
+    matrices = [t for t in file.tensors.values() if len(t.shape) > 1]
     embedding = next(t for t in matrices if t.name == "token_embd.weight")
     head = next((t for t in matrices if t.name == "output.weight"), embedding)
     inner = [t for t in matrices if t not in (embedding, head)]
+    # of stacked experts a token needs some
+    used = config.experts.used if config.experts else 1
+    shares = [used / t.shape[0] if len(t.shape) == 3 else 1.0 for t in inner]
     machine = measure([threads])
     dots = machine.peak("int8" if any("Q" in t.type.name for t in inner) else "float32")
-    work = 2 * (prefill.tokens * sum(math.prod(t.shape) for t in inner) + math.prod(head.shape))
-    bytes_read = sum(t.nbytes for t in [*inner, head])
+    weights = sum(math.prod(t.shape) * share for t, share in zip(inner, shares, strict=True))
+    work = 2 * (prefill.tokens * weights + math.prod(head.shape))
+    bytes_read = head.nbytes + sum(t.nbytes * share for t, share in zip(inner, shares, strict=True))
     found = {str(decode): machine.memory_read().median / bytes_read}
     return found | ({str(prefill): prefill.tokens * dots.rate / work} if dots else {})
 
