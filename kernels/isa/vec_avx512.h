@@ -100,7 +100,7 @@ struct Avx512 {
     static I dot8(I sum, B weight, B x) { return _mm512_dpbusd_epi32(sum, weight, x); }  // weight stored + 128
 
     // Inlined before GCC looks for calls without effect, or it would drop them.
-    static LOCALLLM_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+    static LOCALLLM_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_NTA); }
     static LOCALLLM_INLINE void prefetch_far(const void* p) {
         _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
     }  // second cache
