@@ -40,7 +40,7 @@ void expand(const uint8_t* panel, int first, int count, Slab& slab, int which) {
         constexpr size_t row_bytes = kPanelRows * f.bytes;
         panel += first * row_bytes;
         for (int i = 0; i < count; ++i, panel += row_bytes) {
-            V::prefetch(panel + kPrefetchAhead);
+            V::prefetch(panel + prefetch_ahead(kTileColumns));
             for (int r = 0; r < parts; ++r)
                 V::store(slab.weights(which) + i * kPanelRows + r * V::lanes,
                          load_float<V, type>(panel + r * V::lanes * f.bytes));
@@ -51,7 +51,7 @@ void expand(const uint8_t* panel, int first, int count, Slab& slab, int which) {
             const int in_unit = chunk % unit_chunks;
             const uint8_t* unit =
                 panel + static_cast<size_t>(first / at.unit_cols + chunk / unit_chunks) * at.unit_bytes;
-            prefetch_part<V, type, unit_chunks>(unit, in_unit);
+            prefetch_part<V, type, unit_chunks, kTileColumns>(unit, in_unit);
             for (int r = 0; r < parts; ++r) {
                 typename V::B codes[8];
                 load_codes<V, type>(unit + at.codes + static_cast<size_t>(in_unit) * 64 * f.bits, r, codes);

@@ -32,10 +32,13 @@ class Team {
     // They are claimed in runs: long enough to stream, short enough that threads of unequal speed end together.
     template <class Work>
     void claim(std::atomic<int>& next, int n, Work work) const {
-        const int length = std::clamp(n / (size * 8), 1, 64);
-        for (int from = next.fetch_add(length, std::memory_order_relaxed); from < n;
-             from = next.fetch_add(length, std::memory_order_relaxed))
-            for (int i = from; i < std::min(from + length, n); ++i) work(i);
+        int from = next.load(std::memory_order_relaxed);
+        while (from < n) {
+            const int to = from + std::max((n - from) / (2 * size), 1);
+            if (!next.compare_exchange_weak(from, to, std::memory_order_relaxed)) continue;
+            for (int i = from; i < to; ++i) work(i);
+            from = next.load(std::memory_order_relaxed);
+        }
     }
 
   private:
