@@ -100,11 +100,13 @@ class Mixture {
 
     // Lists every expert's tiles and prepares this thread's share of them.
     void prepare() {
-        first_tile_.assign(experts_ + 1, 0);
+        first_tiles_.push_back(0);
         for (int e = 0; e < experts_; ++e) {
-            append_tiles(tiles_, e, starts_[e], starts_[e + 1] - starts_[e], kernels_.columns, k_);
-            append_tiles(hidden_tiles_, e, starts_[e], starts_[e + 1] - starts_[e], kernels_.columns, ffn_);
-            first_tile_[e + 1] = static_cast<int>(tiles_.size());
+            const int count = starts_[e + 1] - starts_[e];
+            if (count == 0) continue;
+            append_tiles(tiles_, e, starts_[e], count, kernels_.columns, k_);
+            append_tiles(hidden_tiles_, e, starts_[e], count, kernels_.columns, ffn_);
+            first_tiles_.push_back(static_cast<int>(tiles_.size()));
         }
         const auto [begin, end] = team_.share(static_cast<int64_t>(tiles_.size()));
         for (int64_t i = begin; i < end; ++i)
@@ -167,7 +169,7 @@ class Mixture {
     int32_t *choices_, *order_, *starts_;          // [row][used]; indices into it sorted by expert; where each begins
     Prepared to_router_, to_gate_and_up_, to_down_;
     std::vector<Tile> tiles_, hidden_tiles_;
-    std::vector<int> first_tile_;  // of each expert
+    std::vector<int> first_tiles_;  // of each expert that has rows, and the end
 
     const float* input(int64_t row) const { return step_.buffers[op_.x] + row * k_; }
     float* hidden(int slot) const { return hidden_ + static_cast<int64_t>(slot) * 2 * ffn_; }
@@ -191,13 +193,14 @@ class Mixture {
         }
     }
 
-    // Calls work(slab, tiles of its expert) for each slab of each expert that has rows. The slabs of all experts form
+    // Calls work(slab, tiles of its expert) for each slab of each expert that has rows. The slabs of all of them form
     // one list.
     template <class Work>
     void for_slabs(int counter, int slabs_each, const std::vector<Tile>& tiles, Work work) const {
-        team_.claim(step_.counters[op_.counter + counter], experts_ * slabs_each, [&](int index) {
-            const int e = index / slabs_each, first = first_tile_[e], count = first_tile_[e + 1] - first;
-            if (count) work(index % slabs_each, std::span(tiles).subspan(first, count));
+        const int busy = static_cast<int>(first_tiles_.size()) - 1;
+        team_.claim(step_.counters[op_.counter + counter], busy * slabs_each, [&](int index) {
+            const int first = first_tiles_[index / slabs_each], end = first_tiles_[index / slabs_each + 1];
+            work(index % slabs_each, std::span(tiles).subspan(first, end - first));
         });
     }
 };
