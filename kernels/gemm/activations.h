@@ -45,4 +45,22 @@ struct QuantTile {
     }
 };
 
+// The same for float weights:
+//   wide    float [k][columns]
+//   pairs   bfloat16 [(k + 1) / 2][columns][2], rounded, the last one of an odd k with a zero; for kernels that
+//           multiply bfloat16 as it is
+struct FloatTile {
+    int columns, k;
+    float *wide, *pairs;  // words of 4 bytes, both
+
+    FloatTile(uint8_t* memory, int columns, int k)
+        : columns(columns),
+          k(k),
+          wide(reinterpret_cast<float*>(memory)),
+          pairs(reinterpret_cast<float*>(memory + align64(sizeof(float) * k * columns))) {}
+    static size_t bytes(int columns, int k) {
+        return align64(sizeof(float) * k * columns) + align64(sizeof(float) * ((k + 1) / 2) * columns);
+    }
+};
+
 }  // namespace localllm

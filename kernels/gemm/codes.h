@@ -70,16 +70,6 @@ inline typename V::F load_scale(const uint8_t* p) {
         return V::load_f16(p);
 }
 
-template <class V, Type type>
-LOCALLLM_INLINE typename V::F load_float(const uint8_t* p) {
-    if constexpr (type == Type::F32)
-        return V::load(reinterpret_cast<const float*>(p));
-    else if constexpr (type == Type::F16)
-        return V::load_f16(p);
-    else
-        return V::load_bf16(p);
-}
-
 // The scales of the groups of one unit of a panel, for the rows of vector `r`.
 template <class V, Type type>
 struct Scales {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gemm/codes.h"
+#include "gemm/float_step.h"
 
 namespace localllm {
 
@@ -50,19 +51,19 @@ void multiply_quantised(const uint8_t* panel, int k, const QuantTile& x, float* 
         for (int r = 0; r < parts; ++r) V::store(y + c * kPanelRows + r * V::lanes, sums[r][0][c]);
 }
 
-// The same for float weights; x is float [k][columns].
+// The same for float weights; x is [steps][columns] words.
 template <class V, Type type, int columns>
 void multiply_float(const uint8_t* panel, int k, const float* x, float* y) {
+    using Step = FloatStep<V, type>;
     constexpr int parts = kPanelRows / V::lanes;
-    constexpr size_t element = format(type).bytes, row_bytes = kPanelRows * element;
     typename V::F sums[parts][columns];
     for (auto& part : sums)
         for (auto& sum : part) sum = V::zero();
-    for (int i = 0; i < k; ++i, panel += row_bytes, x += columns) {
+    for (int i = 0; i < k; i += Step::columns, panel += Step::bytes, x += columns) {
         V::prefetch(panel + prefetch_ahead(columns));
         for (int r = 0; r < parts; ++r) {
-            const auto w = load_float<V, type>(panel + r * V::lanes * element);
-            for (int c = 0; c < columns; ++c) sums[r][c] = V::fma(w, V::set1(x[c]), sums[r][c]);
+            const auto w = Step::load(panel, r);
+            for (int c = 0; c < columns; ++c) sums[r][c] = Step::add(w, x + c, sums[r][c]);
         }
     }
     for (int c = 0; c < columns; ++c)

@@ -1,6 +1,7 @@
-// Rounds activations to bytes for the quantised linear kernels.
+// Rounds activations: to bytes for the quantised linear kernels, to bfloat16 for those that multiply it.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "gemm/activations.h"
@@ -34,6 +35,24 @@ void quantise_column(const float* x, QuantTile& tile, int c) {
             tile.seed16[at] = -sum[half];
             tile.sum16[at] = scale * static_cast<float>(sum[half]);
         }
+    }
+}
+
+// Rounds column `c` of the tile's pairs from `x`.
+template <class V>
+void pair_column(const float* x, FloatTile& tile, int c) {
+    constexpr int together = 2 * V::lanes;
+    float* out = tile.pairs + c;
+    alignas(64) float padded[together] = {};
+    alignas(64) float words[V::lanes];
+    for (int i = 0; i < tile.k; i += together) {
+        const float* from = x + i;
+        if (tile.k - i < together) {
+            std::copy(from, x + tile.k, padded);
+            from = padded;
+        }
+        V::bstore(words, V::to_bf16(V::load(from), V::load(from + V::lanes)));
+        for (int j = 0; j < V::lanes && i + 2 * j < tile.k; ++j, out += tile.columns) std::memcpy(out, words + j, 4);
     }
 }
 

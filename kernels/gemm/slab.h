@@ -13,7 +13,7 @@ constexpr int kSlabColumns = 128;  // of float weights
 constexpr int kSlabTileWidth = 4;  // least columns of a tile
 
 // One block of a slab, each panel on its own:
-//   codes [chunk][8][64 bytes], as they are multiplied; float weights: [column][16] floats
+//   codes [chunk][8][64 bytes], as they are multiplied; float weights: [step][16] words
 //   scale, min float [group][16]
 struct Slab {
     alignas(64) uint8_t codes[kSlabPanels][kSlabChunks * 8 * 64];
@@ -37,13 +37,12 @@ void expand(const uint8_t* panel, int first, int count, Slab& slab, int which) {
     constexpr Format f = format(type);
     constexpr int parts = kPanelRows / V::lanes;
     if constexpr (is_float(type)) {
-        constexpr size_t row_bytes = kPanelRows * f.bytes;
-        panel += first * row_bytes;
-        for (int i = 0; i < count; ++i, panel += row_bytes) {
+        using Step = FloatStep<V, type>;
+        panel += first / Step::columns * Step::bytes;
+        float* out = slab.weights(which);
+        for (int i = 0; i < count; i += Step::columns, panel += Step::bytes, out += kPanelRows) {
             V::prefetch(panel + prefetch_ahead(kTileColumns));
-            for (int r = 0; r < parts; ++r)
-                V::store(slab.weights(which) + i * kPanelRows + r * V::lanes,
-                         load_float<V, type>(panel + r * V::lanes * f.bytes));
+            for (int r = 0; r < parts; ++r) Step::expand(out + r * V::lanes, Step::load(panel, r));
         }
     } else {
         constexpr int unit_chunks = at.unit_cols / kChunk, groups = kChunk / f.group;
@@ -110,22 +109,23 @@ void multiply_slab(const Slab& slab, int first, int count, const QuantTile& x, f
     });
 }
 
-// The same for float weights; x is float [k][stride].
-template <class V, int stride>
+// The same for float weights; x is [steps][stride] words.
+template <class V, class Step, int stride>
 void multiply_slab_float(const Slab& slab, int first, int count, const float* x, float* y) {
     constexpr int vectors = V::slab_vectors, parts = kPanelRows / V::lanes;
     over_blocks<V, stride>(y, first == 0, [&](int v0, int c0, auto& sums) LOCALLLM_INLINE_LAMBDA {
         const float* weights[vectors];
         LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v) weights[v] =
             slab.weights((v0 + v) / parts) + (v0 + v) % parts * V::lanes;
-        const float* column = x + static_cast<size_t>(first) * stride + c0;
-        for (int i = 0; i < count; ++i, column += stride) {
-            typename V::F w[vectors];
-            LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v) w[v] = V::load(weights[v] + i * kPanelRows);
-            LOCALLLM_UNROLL for (int c = 0; c < kSlabTileWidth; ++c) {
-                const auto a = V::set1(column[c]);
-                LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v) sums[v][c] = V::fma(w[v], a, sums[v][c]);
+        const float* column = x + static_cast<size_t>(first / Step::columns) * stride + c0;
+        for (int i = 0; i < count; i += Step::columns, column += stride) {
+            typename Step::Weights w[vectors];
+            LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v) {
+                w[v] = Step::load_expanded(weights[v]);
+                weights[v] += kPanelRows;
             }
+            LOCALLLM_UNROLL for (int c = 0; c < kSlabTileWidth; ++c) LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v)
+                sums[v][c] = Step::add(w[v], column + c, sums[v][c]);
         }
     });
 }

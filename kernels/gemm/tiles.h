@@ -24,7 +24,7 @@ inline void append_tiles(std::vector<Tile>& out, int matrix, int start, int coun
     if (!out.empty()) {
         const Tile& last = out.back();
         quants = last.quant_offset + QuantTile::bytes(last.columns(), k);
-        floats = last.float_offset + align64(sizeof(float) * k * last.columns());
+        floats = last.float_offset + FloatTile::bytes(last.columns(), k);
     }
     for (int done = 0; done < count;) {
         const int valid = count - done < widest ? count - done : widest;
@@ -32,7 +32,7 @@ inline void append_tiles(std::vector<Tile>& out, int matrix, int start, int coun
         while ((1 << slot) < valid) ++slot;
         out.push_back({matrix, start + done, valid, slot, quants, floats});
         quants += QuantTile::bytes(1 << slot, k);
-        floats += align64(sizeof(float) * k << slot);
+        floats += FloatTile::bytes(1 << slot, k);
         done += valid;
     }
 }
@@ -42,17 +42,20 @@ inline size_t quant_room(int rows, int matrices, int k) {
     return (static_cast<size_t>(rows) + static_cast<size_t>(kTileColumns) * matrices) * (QuantTile::bytes(1, k) + 64);
 }
 inline size_t float_room(int rows, int matrices, int k) {
-    return (static_cast<size_t>(rows) + static_cast<size_t>(kTileColumns) * matrices) * (sizeof(float) * k + 64);
+    return (static_cast<size_t>(rows) + static_cast<size_t>(kTileColumns) * matrices) * (FloatTile::bytes(1, k) + 64);
 }
 
-// The activations prepared for some weights; null for a kind that none of them reads.
+// The activations prepared for some weights: where, and which kinds they read.
 struct Prepared {
     uint8_t *quants = nullptr, *floats = nullptr;
-    void add(const PackedMatrix& weight, uint8_t* quant_memory, uint8_t* float_memory) {
-        if (is_float(weight.type))
-            floats = float_memory;
-        else
+    bool wide = false, pairs = false;
+    void add(const Kernels& kernels, const PackedMatrix& weight, uint8_t* quant_memory, uint8_t* float_memory) {
+        if (!is_float(weight.type)) {
             quants = quant_memory;
+            return;
+        }
+        floats = float_memory;
+        (kernels.pairs(weight.type) ? pairs : wide) = true;
     }
 };
 
@@ -67,10 +70,11 @@ void prepare_tile(const Kernels& kernels, const Tile& tile, int k, const Prepare
             QuantTile quantised(to.quants + tile.quant_offset, columns, k);
             kernels.quantise_column(x, quantised, c);
         }
-        if (to.floats) {
-            float* column = reinterpret_cast<float*>(to.floats + tile.float_offset) + c;
-            for (int i = 0; i < k; ++i) column[static_cast<size_t>(i) * columns] = x[i];
-        }
+        if (!to.floats) continue;
+        FloatTile floats(to.floats + tile.float_offset, columns, k);
+        if (to.wide)
+            for (int i = 0; i < k; ++i) floats.wide[static_cast<size_t>(i) * columns + c] = x[i];
+        if (to.pairs) kernels.pair_column(x, floats, c);
     }
 }
 
@@ -86,7 +90,10 @@ void multiply(const Kernels& kernels, const PackedMatrix& weight, int index, std
     const int type = static_cast<int>(weight.type), k = weight.cols, first_panel = index * kSlabPanels;
     const int panels = std::min(kSlabPanels, weight.panels - first_panel);
     auto data = [&](int panel) { return weight.panel(tiles[0].matrix, first_panel + panel); };
-    auto floats = [&](const Tile& tile) { return reinterpret_cast<float*>(activations.floats + tile.float_offset); };
+    auto floats = [&](const Tile& tile) {
+        const FloatTile floats(activations.floats + tile.float_offset, tile.columns(), k);
+        return kernels.pairs(weight.type) ? floats.pairs : floats.wide;
+    };
     auto quants = [&](const Tile& tile) {
         return QuantTile(activations.quants + tile.quant_offset, tile.columns(), k);
     };
@@ -119,7 +126,7 @@ void multiply(const Kernels& kernels, const PackedMatrix& weight, int index, std
             const int wide = tiles[i].columns() > kSlabTileWidth;
             float* y = sums.data() + kTileSums * i;
             if (is_float(weight.type))
-                kernels.slab_float[wide](*slab, first, count, floats(tiles[i]), y);
+                kernels.slab_float[type][wide](*slab, first, count, floats(tiles[i]), y);
             else
                 kernels.slab[type][wide](*slab, first, count, quants(tiles[i]), y);
         }

@@ -27,6 +27,7 @@ std::vector<const Kernels*> available_kernels() {
     const bool avx2 = (saved & 6) == 6 && bit(one.c, 28) && bit(one.c, 12) && bit(one.c, 29) && bit(seven.b, 5);
     const bool avx512 = avx2 && (saved & 0xe6) == 0xe6 && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 30) &&
                         bit(seven.b, 31) && bit(seven.c, 11);
+    if (avx512 && bit(seven1.a, 5)) found.push_back(&kAvx512Bf16Kernels);
     if (avx512) found.push_back(&kAvx512Kernels);
     if (avx2 && bit(seven1.a, 4)) found.push_back(&kAvxVnniKernels);
     if (avx2) found.push_back(&kAvx2Kernels);

@@ -28,7 +28,10 @@ constexpr void fill_type(Kernels& k) {
     fill_width<V, type, 4>(k, 2);
     if constexpr (V::columns >= 8) fill_width<V, type, 8>(k, 3);
     k.expand[index] = expand<V, type>;
-    if constexpr (!is_float(type)) {
+    if constexpr (is_float(type)) {
+        k.slab_float[index][0] = multiply_slab_float<V, FloatStep<V, type>, 4>;
+        if constexpr (V::columns >= 8) k.slab_float[index][1] = multiply_slab_float<V, FloatStep<V, type>, 8>;
+    } else {
         k.slab[index][0] = multiply_slab<V, codes_of(type), 4>;
         if constexpr (V::columns >= 8) k.slab[index][1] = multiply_slab<V, codes_of(type), 8>;
     }
@@ -51,8 +54,6 @@ constexpr Kernels make_kernels(const char* name) {
     k.name = name;
     k.columns = V::columns;
     fill_types<V>(k, std::make_index_sequence<static_cast<size_t>(Type::count)>());
-    k.slab_float[0] = multiply_slab_float<V, 4>;
-    if constexpr (V::columns >= 8) k.slab_float[1] = multiply_slab_float<V, 8>;
     fill_attention<V, 1>(k, 0);
     fill_attention<V, 2>(k, 1);
     fill_attention<V, 4>(k, 2);

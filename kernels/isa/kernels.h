@@ -18,14 +18,15 @@ struct Kernels {
     int columns;  // widest column tile: 4 or 8
     // [type][log2 columns]: y[column][16] = panel * tile
     void (*quantised[static_cast<int>(Type::count)][4])(const uint8_t* panel, int k, const QuantTile& x, float* y);
-    void (*floating[3][4])(const uint8_t* panel, int k, const float* x, float* y);
+    void (*floating[kFloatTypes][4])(const uint8_t* panel, int k, const float* x, float* y);
     // Many columns: [type] and [type][tile of 8 columns instead of 4]; see gemm/slab.h
     void (*expand[static_cast<int>(Type::count)])(const uint8_t* panel, int first, int count, Slab& slab, int which);
     void (*slab[static_cast<int>(Type::count)][2])(const Slab& slab, int first, int count, const QuantTile& x,
                                                    float* y);
-    void (*slab_float[2])(const Slab& slab, int first, int count, const float* x, float* y);
+    void (*slab_float[kFloatTypes][2])(const Slab& slab, int first, int count, const float* x, float* y);
     void (*quantise_column)(const float* x, QuantTile& tile, int column);
-    void (*attend[2][4])(const Attend&);  // [cache type][log2 rows]
+    void (*pair_column)(const float* x, FloatTile& tile, int column);  // null: bfloat16 is widened
+    void (*attend[2][4])(const Attend&);                               // [cache type][log2 rows]
     void (*combine)(float* parts, int count, int64_t stride, int head_dim, float* out);
     void (*store_token[2])(int head_dim, uint8_t* keys, uint8_t* values, int slot, const float* k, const float* v);
     void (*rms_norm)(const float* x, const float* weight, float* out, int n, float eps);
@@ -33,11 +34,14 @@ struct Kernels {
     void (*add_scaled)(const float* a, const float* b, float factor, float* out, int n);
     void (*softcap)(float* x, int n, float cap);
     Probes probes;
+
+    // Weights of this type are multiplied with activations in pairs (see FloatTile).
+    bool pairs(Type type) const { return type == Type::BF16 && pair_column; }
 };
 
 extern const Kernels kScalarKernels;
 #ifdef LOCALLLM_X86
-extern const Kernels kAvx2Kernels, kAvxVnniKernels, kAvx512Kernels;
+extern const Kernels kAvx2Kernels, kAvxVnniKernels, kAvx512Kernels, kAvx512Bf16Kernels;
 #elif defined(LOCALLLM_ARM64)
 extern const Kernels kNeonKernels, kNeonDotKernels;
 #endif

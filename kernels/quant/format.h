@@ -78,6 +78,7 @@ static_assert(sizeof(kFormats) / sizeof(kFormats[0]) == static_cast<size_t>(Type
 constexpr const Format& format(Type type) {
     return kFormats[static_cast<int>(type)];
 }
+constexpr int kFloatTypes = 3;  // the first ones
 constexpr bool is_float(Type type) {
     return format(type).scale == Scale::none;
 }

@@ -65,10 +65,10 @@ class Mixture {
         hidden_ = reinterpret_cast<float*>(room(at.hidden));
         result_ = reinterpret_cast<float*>(room(at.result));
         // The router's activations lie where the experts' will: those are prepared when the routing is over.
-        to_router_.add(*op.router, room(at.quants), room(at.floats));
+        to_router_.add(kernels, *op.router, room(at.quants), room(at.floats));
         for (const PackedMatrix* weight : {op.gate, op.up})
-            to_gate_and_up_.add(*weight, room(at.quants), room(at.floats));
-        to_down_.add(*op.down, room(at.hidden_quants), room(at.hidden_floats));
+            to_gate_and_up_.add(kernels, *weight, room(at.quants), room(at.floats));
+        to_down_.add(kernels, *op.down, room(at.hidden_quants), room(at.hidden_floats));
     }
 
     // Scores this thread's rows and chooses their experts.

@@ -27,7 +27,7 @@ void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
     if (n == 0) return;
     uint8_t* memory = step.scratch + (each_alone(n) ? room(1, k) * team.index : 0);
     Prepared prepared;
-    for (const Target& t : targets) prepared.add(*t.weight, memory, memory + quant_room(n, 1, k));
+    for (const Target& t : targets) prepared.add(kernels, *t.weight, memory, memory + quant_room(n, 1, k));
     std::vector<Tile> tiles;
     append_tiles(tiles, 0, 0, n, kernels.columns, k);
     std::vector<float> normed(norm ? k : 0);

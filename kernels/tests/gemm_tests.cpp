@@ -40,13 +40,13 @@ void check_linear(const Kernels& kernels, Random& random, Type type, int rows, i
     const Tile& last = tiles.back();
     const bool floats = is_float(type);
     Exact<uint8_t> quants(floats ? 0 : last.quant_offset + QuantTile::bytes(last.columns(), cols));
-    Exact<uint8_t> wide(floats ? last.float_offset + sizeof(float) * cols * last.columns() : 0);
+    Exact<uint8_t> wide(floats ? last.float_offset + FloatTile::bytes(last.columns(), cols) : 0);
     check(last.quant_offset + QuantTile::bytes(last.columns(), cols) <= quant_room(count, 1, cols),
           "quant_room is too small");
-    check(last.float_offset + sizeof(float) * cols * last.columns() <= float_room(count, 1, cols),
+    check(last.float_offset + FloatTile::bytes(last.columns(), cols) <= float_room(count, 1, cols),
           "float_room is too small");
     Prepared prepared;
-    prepared.add(packed, quants.data(), wide.data());
+    prepared.add(kernels, packed, quants.data(), wide.data());
     Exact<float> y(static_cast<size_t>(count) * rows);
     for (const Tile& tile : tiles)
         prepare_tile(kernels, tile, cols, prepared,
@@ -66,7 +66,9 @@ void check_linear(const Kernels& kernels, Random& random, Type type, int rows, i
           kernels.name, f.name, rows, cols, count);
     for (int t = 0; t < count; ++t) {
         const float* row = x.data() + static_cast<size_t>(t) * cols;
-        const std::vector<double> seen = floats ? std::vector<double>(row, row + cols) : requantised(row, cols, kChunk);
+        const std::vector<double> seen = kernels.pairs(type) ? rounded_to_bfloat(row, cols)
+                                         : floats            ? std::vector<double>(row, row + cols)
+                                                             : requantised(row, cols, kChunk);
         for (int r = 0; r < rows; ++r) {
             double sum = 0, size = 1e-20;
             for (int c = 0; c < cols; ++c) {

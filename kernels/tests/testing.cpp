@@ -1,6 +1,7 @@
 #include "tests/testing.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
@@ -86,6 +87,16 @@ std::vector<double> requantised(const float* x, int n, int run) {
         for (int i = start; i < start + run; ++i) top = std::max(top, std::fabs(x[i]));
         const float inverse = top > 0 ? 127.0f / top : 0.0f, scale = top / 127.0f;
         for (int i = start; i < start + run; ++i) out[i] = static_cast<double>(scale) * std::nearbyint(x[i] * inverse);
+    }
+    return out;
+}
+
+std::vector<double> rounded_to_bfloat(const float* x, int n) {
+    std::vector<double> out(n);
+    for (int i = 0; i < n; ++i) {
+        const auto bits = std::bit_cast<uint32_t>(x[i]);
+        const uint32_t nearest_even = bits + 0x7fff + (bits >> 16 & 1);
+        out[i] = bfloat_to_float(static_cast<uint16_t>(nearest_even >> 16));
     }
     return out;
 }

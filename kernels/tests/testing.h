@@ -69,6 +69,8 @@ Exact<uint8_t> random_weight(Random& random, Type type, int64_t elements);
 
 // `x` as the kernels see it when it is quantised in runs.
 std::vector<double> requantised(const float* x, int n, int run);
+// `x` as the kernels see it in pairs of bfloat16.
+std::vector<double> rounded_to_bfloat(const float* x, int n);
 
 void test_half();
 void test_linear();
