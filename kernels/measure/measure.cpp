@@ -170,12 +170,16 @@ std::vector<DotRate> measure_dots(int threads) {
     for (const Kernels* k : available_kernels()) {
         const std::string name = k->name;
         if (name == "scalar" && !probes.empty()) continue;
+#ifdef LOCALLLM_X86
+        if (name == "avx512bf16") {  // avx512 and one instruction
+            probes.push_back({name, &kBf16Probe});
+            continue;
+        }
+#endif
         probes.push_back({name, &k->probes.int8});
         probes.push_back({name, &k->probes.float32});
 #ifdef LOCALLLM_X86
-        if (name != "avx512") continue;
-        probes.push_back({name, &kNarrowAvx512Probe});
-        if (cpuid(7, 1).a >> 5 & 1) probes.push_back({name, &kBf16Probe});
+        if (name == "avx512") probes.push_back({name, &kNarrowAvx512Probe});
 #endif
     }
     constexpr int tries = 10;

@@ -11,9 +11,10 @@ from localllm import _native
 from localllm.gguf import QuantType, quant_type
 from localllm.gguf.types import RUNNABLE_TYPES
 
+from .reference import FLOAT_TYPES
+
 PAGE = 32
 TYPES = [quant.name for quant in RUNNABLE_TYPES]
-FLOAT_TYPES = ["F32", "F16", "BF16"]
 QUANTISED_TYPES = [name for name in TYPES if name not in FLOAT_TYPES]
 
 # Byte offsets of the fp16 fields of a block.
@@ -82,6 +83,7 @@ class Net:
     """A native program; token `t` reads row `t` of every input array."""
 
     def __init__(self, isa: str = "", threads: int = 1):
+        self.isa = isa or _native.isa()
         self.native = _native.Program(threads, isa=isa)
         self.outputs: dict[str, int] = {}
 

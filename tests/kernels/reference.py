@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+FLOAT_TYPES = ["F32", "F16", "BF16"]
+
 
 def quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes and scales of rows: the largest of a row becomes 127, ties to even (float32)."""
@@ -20,9 +22,27 @@ def requantised(x: np.ndarray, size: int) -> np.ndarray:
     return (codes * scales).reshape(x.shape)
 
 
-def linear(x: np.ndarray, weight: np.ndarray, quantised: bool) -> tuple[np.ndarray, np.ndarray]:
+def as_bfloat16(x: np.ndarray) -> np.ndarray:
+    """`x` rounded to bfloat16, ties to even; finite values."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = bits + 0x7FFF + (bits >> 16 & 1)
+    return (rounded & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def seen(x: np.ndarray, weight_type: str, isa: str) -> np.ndarray:
+    """`x` as the kernels of `isa` see it beside weights of that type."""
+    if weight_type == "BF16" and isa == "avx512bf16":
+        return as_bfloat16(x)
+    if weight_type in FLOAT_TYPES:
+        return x.astype(np.float64)
+    return requantised(x, 32)
+
+
+def linear(
+    x: np.ndarray, weight: np.ndarray, weight_type: str, isa: str
+) -> tuple[np.ndarray, np.ndarray]:
     """weight * x for every row, and the sum of the magnitudes of its terms."""
-    x = requantised(x, 32) if quantised else x.astype(np.float64)
+    x = seen(x, weight_type, isa)
     weight = weight.astype(np.float64)
     return x @ weight.T, np.abs(x) @ np.abs(weight).T
 
@@ -79,12 +99,12 @@ def activation(x: np.ndarray, kind: str) -> np.ndarray:
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def moe(x, router, gate, up, down, used, normalise, scale, kind, quantised) -> np.ndarray:
-    """Mixture of experts; `quantised`: for router, gate, up and down, whether their input is."""
-    inputs = {False: x.astype(np.float64), True: requantised(x, 32) if any(quantised) else None}
+def moe(x, router, gate, up, down, used, normalise, scale, kind, types, isa) -> np.ndarray:
+    """Mixture of experts; `types` of router, gate, up and down."""
+    to_router, to_gate, to_up = (seen(x, name, isa) for name in types[:3])
     router, gate, up, down = (a.astype(np.float64) for a in (router, gate, up, down))
     # row by row, so that equal rows of the router give equal sums
-    logits = (inputs[quantised[0]][:, None] * router).sum(-1)
+    logits = (to_router[:, None] * router).sum(-1)
     shares = np.exp(logits - logits.max(-1, keepdims=True))
     shares /= shares.sum(-1, keepdims=True)
     out = np.zeros(x.shape)
@@ -92,9 +112,8 @@ def moe(x, router, gate, up, down, used, normalise, scale, kind, quantised) -> n
         best = np.argsort(-shares[i], kind="stable")[:used]
         kept = shares[i, best].sum() if normalise else 1.0
         for e in best:
-            g = inputs[quantised[1]][i] @ gate[e].T
-            hidden = activation(g, kind) * (inputs[quantised[2]][i] @ up[e].T)
-            if quantised[3]:
-                hidden = requantised(hidden[None].astype(np.float32), 32)[0]
+            g = to_gate[i] @ gate[e].T
+            hidden = activation(g, kind) * (to_up[i] @ up[e].T)
+            hidden = seen(hidden[None].astype(np.float32), types[3], isa)[0]
             out[i] += shares[i, e] / kept * scale * (hidden @ down[e].T)
     return out

@@ -8,7 +8,6 @@ from localllm.gguf import quant_type
 
 from . import reference
 from .building import (
-    FLOAT_TYPES,
     QUANTISED_TYPES,
     TYPES,
     Net,
@@ -72,7 +71,7 @@ def test_shapes(isa, name):
         for count in range(1, TOKENS + 1):
             found = net.run(range(count))
             for i, rows in enumerate(ROWS):
-                exact, magnitude = reference.linear(x[:count], values[i], name in QUANTISED_TYPES)
+                exact, magnitude = reference.linear(x[:count], values[i], name, isa)
                 if ids[i] >= 0:
                     exact, magnitude = exact + biases[i], magnitude + np.abs(biases[i])
                 assert found[str(rows)].shape == (count, rows)
@@ -88,7 +87,7 @@ def test_accumulate_adds_to_what_is_there(isa):
         source, out = net.input(x), net.input(start)
         weight, values = net.random_weight(random, name, (37, 256))
         net.native.linear(source, [weight], [out], [net.vector(bias)], True)
-        exact, magnitude = reference.linear(x, values, name != "F16")
+        exact, magnitude = reference.linear(x, values, name, isa)
         found = net.finish({"y": (out, 37)}).run(range(9))["y"]
         assert_sums(found, start + exact + bias, magnitude + np.abs(start) + np.abs(bias))
 
@@ -106,7 +105,7 @@ def test_float_and_quantised_weights_on_one_input(isa):
     for count in (1, 2, 4, 11):
         found = net.run(range(count))
         for name, (_, values) in zip(names, made, strict=True):
-            assert_sums(found[name], *reference.linear(x[:count], values, name not in FLOAT_TYPES))
+            assert_sums(found[name], *reference.linear(x[:count], values, name, isa))
 
 
 def test_selected_rows_only(isa):
@@ -125,7 +124,7 @@ def test_selected_rows_only(isa):
         found = net.step(cache, np.arange(20, dtype=np.int32), *one, selected)["y"]
         assert found.shape == (len(rows), 40)
         if rows:
-            assert_sums(found, *reference.linear(x[rows], values, True))
+            assert_sums(found, *reference.linear(x[rows], values, "Q5_K", isa))
 
 
 @pytest.mark.parametrize("name", QUANTISED_TYPES)
@@ -154,7 +153,7 @@ def test_extreme_codes(isa, name):
         net = Net(isa)
         weight = net.weight(name, 1, 16, 256, data)
         found = net.finish({"y": (net.linear(net.input(x), weight, 16), 16)}).run(range(8))["y"]
-        assert_sums(found, *reference.linear(x, values, True))
+        assert_sums(found, *reference.linear(x, values, name, isa))
 
 
 def test_a_weight_may_be_added_after_a_step():
@@ -168,4 +167,4 @@ def test_a_weight_may_be_added_after_a_step():
     for _ in range(40):
         net.random_weight(random, "Q4_K", (16, 256))
     np.testing.assert_array_equal(net.run(range(3))["y"], before)
-    assert_sums(before, *reference.linear(x, values, True))
+    assert_sums(before, *reference.linear(x, values, "Q4_K", net.isa))

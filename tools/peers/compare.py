@@ -180,7 +180,10 @@ def limits(model: Path, works: list[Work], threads: int) -> Rates:
     used = config.experts.used if config.experts else 1
     shares = [used / t.shape[0] if len(t.shape) == 3 else 1.0 for t in inner]
     machine = measure([threads])
-    dots = machine.peak("int8" if any("Q" in t.type.name for t in inner) else "float32")
+    kinds = {t.type.name for t in inner}
+    dots = machine.peak(
+        "float32" if "F32" in kinds else "bf16" if kinds <= {"F16", "BF16"} else "int8"
+    )
     weights = sum(math.prod(t.shape) * share for t, share in zip(inner, shares, strict=True))
     work = 2 * (prefill.tokens * weights + math.prod(head.shape))
     bytes_read = head.nbytes + sum(t.nbytes * share for t, share in zip(inner, shares, strict=True))
