@@ -7,19 +7,26 @@
 
 namespace localllm {
 
-// How far ahead panels are fetched for `columns` columns. They are one stream in memory. With little arithmetic the
-// processor's own prefetching keeps up, if the requests come in order and just before they are needed; with much, the
-// requests have to bridge the latency of memory, and still stay in the first cache.
-constexpr size_t prefetch_ahead(int columns) {
-    return columns == 1 ? 192 : 4096;
+// How far ahead of their use weights are fetched for `columns` columns, and how near. Panels are one stream in memory.
+// With little arithmetic the processor's own prefetching keeps up, if the requests come in order and just before they
+// are needed; with more, the requests have to bridge the latency of memory; with the most, weights wait in the second
+// cache, for the activations fill the first.
+template <class V, int columns>
+LOCALLLM_INLINE void prefetch_weights(const uint8_t* p) {
+    if constexpr (columns == 1)
+        V::prefetch(p + 192);
+    else if constexpr (columns < 8)
+        V::prefetch(p + 4096);
+    else
+        V::prefetch_far(p + 4096);
 }
 
 // Fetches what follows part `index` of `parts` of a unit: evenly, so that the requests never wait for each other.
 template <class V, Type type, int parts, int columns>
 LOCALLLM_INLINE void prefetch_part(const uint8_t* unit, int index) {
     constexpr size_t lines = (PanelLayout(type).unit_bytes / 64 + parts - 1) / parts;
-    const uint8_t* ahead = unit + prefetch_ahead(columns) + index * lines * 64;
-    LOCALLLM_UNROLL for (size_t line = 0; line < lines; ++line) V::prefetch(ahead + 64 * line);
+    const uint8_t* part = unit + index * lines * 64;
+    LOCALLLM_UNROLL for (size_t line = 0; line < lines; ++line) prefetch_weights<V, columns>(part + 64 * line);
 }
 
 // y[column][row] = panel * tile; y holds `columns` rows of 16 floats.
@@ -60,7 +67,7 @@ void multiply_float(const uint8_t* panel, int k, const float* x, float* y) {
     for (auto& part : sums)
         for (auto& sum : part) sum = V::zero();
     for (int i = 0; i < k; i += Step::columns, panel += Step::bytes, x += columns) {
-        V::prefetch(panel + prefetch_ahead(columns));
+        prefetch_weights<V, columns>(panel);
         for (int r = 0; r < parts; ++r) {
             const auto w = Step::load(panel, r);
             for (int c = 0; c < columns; ++c) sums[r][c] = Step::add(w, x + c, sums[r][c]);

@@ -41,7 +41,7 @@ void expand(const uint8_t* panel, int first, int count, Slab& slab, int which) {
         panel += first / Step::columns * Step::bytes;
         float* out = slab.weights(which);
         for (int i = 0; i < count; i += Step::columns, panel += Step::bytes, out += kPanelRows) {
-            V::prefetch(panel + prefetch_ahead(kTileColumns));
+            prefetch_weights<V, kTileColumns>(panel);
             for (int r = 0; r < parts; ++r) Step::expand(out + r * V::lanes, Step::load(panel, r));
         }
     } else {
