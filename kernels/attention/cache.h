@@ -13,7 +13,7 @@ namespace localllm {
 enum class CacheType : uint8_t { f16, int8 };
 
 constexpr int kPageTokens = 32;
-constexpr int kExtentPages = 64;
+constexpr int kExtentPages = 16;
 
 // Of each KV head a page holds, 64-byte aligned:
 //   f16:  keys [head_dim][32] half; values [32][head_dim] half
@@ -22,9 +22,9 @@ constexpr int kExtentPages = 64;
 // Keys stand with tokens side by side, so that one vector lane is one token; values with features side by side. Bytes
 // stand by fours, as integer dot products take them: of features for keys, of tokens for values.
 //
-// Pages come in extents [kv_head][keys, values][page]: the keys of neighbouring pages follow one another, and so do the
-// values, so that a history whose pages were taken in order is read as a few long streams. Blocks of 4 KB in random
-// places read at a third of the speed.
+// Pages come in extents [layer][kv_head][keys, values][page]: the keys of neighbouring pages follow one another, and so
+// do the values, so that a history whose pages were taken in order is read as a few long streams. Blocks of 4 KB in
+// random places read at a third of the speed. The layers stand together, so that a short text fills few huge pages.
 struct Cache {
     int layers, kv_heads, head_dim, pages;
     CacheType type;
@@ -53,7 +53,8 @@ struct Cache {
     uint8_t* part(int layer, int page, int index) const {
         const int extent = page - page % kExtentPages;  // its first page; the last extent may be smaller
         const int width = pages - extent < kExtentPages ? pages - extent : kExtentPages;
-        return memory.data() + (static_cast<size_t>(layer) * pages + extent) * page_bytes +
+        const size_t before = static_cast<size_t>(extent) * layers + static_cast<size_t>(layer) * width;  // pages
+        return memory.data() + before * page_bytes +
                (static_cast<size_t>(index) * width + page % kExtentPages) * part_bytes;
     }
 };

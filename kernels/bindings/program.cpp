@@ -53,8 +53,8 @@ class Builder {
         return program.add_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols),
                                   data.data());
     }
-    // `shapes` holds type, matrices, rows and cols of each weight.
-    void pack_weights(const std::vector<std::tuple<std::string, int64_t, int64_t, int64_t>>& shapes,
+    // `shapes` holds type, matrices, rows and cols of each weight. Returns their checksums.
+    std::vector<uint64_t> pack_weights(const std::vector<std::tuple<std::string, int64_t, int64_t, int64_t>>& shapes,
                       const std::vector<Bytes>& data, const std::vector<int64_t>& offsets, int file) {
         require(shapes.size() == data.size() && shapes.size() == offsets.size(), "weights: list lengths differ");
         std::vector<Program::Source> sources;
@@ -69,18 +69,21 @@ class Builder {
             sources.push_back({shape, data[i].data(), offsets[i]});
         }
         int error;
+        std::vector<uint64_t> checksums;
         {
             nb::gil_scoped_release release;
             const std::lock_guard<std::mutex> lock(running_);
-            error = program.pack_weights(sources, [file](const uint8_t* part, size_t bytes, int64_t at) {
+            const auto write = [file](const uint8_t* part, size_t bytes, int64_t at) {
                 return write_at(file, part, bytes, at);
-            });
+            };
+            error = program.pack_weights(sources, write, checksums);
         }
         if (error) {
             errno = error;
             PyErr_SetFromErrno(PyExc_OSError);
             throw nb::python_error();
         }
+        return checksums;
     }
     int packed_weight(const std::string& type, int64_t matrices, int64_t rows, int64_t cols, Bytes packed) {
         const Type t = type_named(type);

@@ -91,15 +91,17 @@ inline bool has_dot_product() {
     return false;
 #endif
 }
+#endif
 
 // Asks for a cache line that will soon be read; any address is allowed.
 LOCALLLM_INLINE void prefetch(const void* p) {
-#ifdef LOCALLLM_MSVC
+#if defined(LOCALLLM_MSVC) && defined(LOCALLLM_X86)
+    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+#elif defined(LOCALLLM_MSVC)
     __prefetch(p);
 #else
     __builtin_prefetch(p);
 #endif
 }
-#endif
 
 }  // namespace localllm

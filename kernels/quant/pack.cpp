@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "isa/processor.h"
 #include "quant/format.h"
 
 namespace localllm {
@@ -65,7 +66,10 @@ void pack_panel(const uint8_t* source, const PackedMatrix& m, int which, int ind
         uint8_t* unit = panel + b / blocks_per_unit * at.unit_bytes;
         const int in_unit = b % blocks_per_unit;
         for (int r = 0; r < valid; ++r) {
-            take_apart(m.type, source + (first + r) * row_bytes + static_cast<size_t>(b) * f.bytes, block);
+            const uint8_t* from = source + (first + r) * row_bytes + static_cast<size_t>(b) * f.bytes;
+            // The same place of the next panel: sixteen rows in turns are no order that the processor sees through.
+            for (int line = 0; line < f.bytes; line += 64) prefetch(from + kPanelRows * row_bytes + line);
+            take_apart(m.type, from, block);
             for (int w = 0; w < f.block / 4; ++w) std::memcpy(&codes[w][r], block.code + 4 * w, 4);
             const int slot = (in_unit * kPanelRows + r) * 2;
             std::memcpy(unit + slot, &block.d, 2);

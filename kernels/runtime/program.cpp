@@ -53,26 +53,46 @@ void pack_part(const Program::Source& source, int64_t from, std::vector<uint8_t>
     }
 }
 
+// What the words [first, last) of some memory add to its checksum; `words` is where the first of them lies.
+uint64_t share_of_checksum(const uint8_t* words, int64_t first, int64_t last) {
+    uint64_t sum = 0;
+    for (int64_t i = first; i < last; ++i) {
+        uint64_t word;
+        std::memcpy(&word, words + 8 * (i - first), 8);
+        sum += word * static_cast<uint64_t>(2 * i + 1);
+    }
+    return sum;
+}
+
 }  // namespace
 
-int Program::pack_weights(const std::vector<Source>& sources, const Write& write) {
+int Program::pack_weights(const std::vector<Source>& sources, const Write& write, std::vector<uint64_t>& checksums) {
+    checksums.assign(sources.size(), 0);
     if (sources.empty()) return 0;
     const int64_t piece = kHugePage, begin = sources.front().offset;
     const int64_t end = sources.back().offset + static_cast<int64_t>(sources.back().shape.bytes());
     std::atomic<int64_t> next{begin / piece};
     std::atomic<int> error{0};
+    std::vector<std::atomic<uint64_t>> sums(sources.size());
     pool.run([&](Team&) {
         std::vector<uint8_t> part;
         for (int64_t at = next.fetch_add(1) * piece; at < end && !error; at = next.fetch_add(1) * piece) {
             const int64_t from = std::max(at, begin);
             part.assign(static_cast<size_t>(at + piece - from), 0);
-            for (const Source& source : sources)
-                if (source.offset < at + piece && source.offset + static_cast<int64_t>(source.shape.bytes()) > from)
-                    pack_part(source, from, part);
+            for (size_t i = 0; i < sources.size(); ++i) {
+                const Source& source = sources[i];
+                const int64_t bytes = static_cast<int64_t>(source.shape.bytes());
+                const int64_t first = std::max(from, source.offset), last = std::min(at + piece, source.offset + bytes);
+                if (first >= last) continue;
+                pack_part(source, from, part);
+                sums[i] += share_of_checksum(part.data() + (first - from), (first - source.offset) / 8,
+                                             (last - source.offset) / 8);
+            }
             const int failed = write(part.data(), part.size(), from);
             if (failed) error = failed;
         }
     });
+    std::copy(sums.begin(), sums.end(), checksums.begin());
     return error;
 }
 
@@ -80,13 +100,7 @@ uint64_t Program::checksum(const uint8_t* data, size_t bytes) {
     std::atomic<uint64_t> total{0};
     pool.run([&](Team& team) {
         const auto [begin, end] = team.share(static_cast<int64_t>(bytes / 8));
-        uint64_t sum = 0;
-        for (int64_t i = begin; i < end; ++i) {
-            uint64_t word;
-            std::memcpy(&word, data + 8 * i, 8);
-            sum += word * static_cast<uint64_t>(2 * i + 1);
-        }
-        total += sum;
+        total += share_of_checksum(data + 8 * begin, begin, end);
     });
     return total;
 }

@@ -81,14 +81,15 @@ class Program {
     int add_packed(Type type, int matrices, int rows, int cols, const uint8_t* packed);
     // Packs weights on all threads for a file: `write` gets parts of it with their offsets, until it returns an error
     // (errno), which is returned; else 0. The weights stand in the order of their offsets, from the first to the end of
-    // the last; parts end where huge pages of the file do, the last is filled up with zeros.
+    // the last; parts end where huge pages of the file do, the last is filled up with zeros. `checksums` becomes those
+    // of the packed weights.
     struct Source {
         PackedMatrix shape;
         const uint8_t* data;
         int64_t offset;
     };
     using Write = std::function<int(const uint8_t* part, size_t bytes, int64_t offset)>;
-    int pack_weights(const std::vector<Source>& sources, const Write& write);
+    int pack_weights(const std::vector<Source>& sources, const Write& write, std::vector<uint64_t>& checksums);
     // The sum of the 64-bit words of some memory, each times an odd number that its place gives: tells whether it is
     // what it was. Read by all threads.
     uint64_t checksum(const uint8_t* data, size_t bytes);

@@ -336,7 +336,8 @@ void test_packing() {
             std::memcpy(file.data() + offset, part, size);
             return 0;
         };
-        check(program.pack_weights(sources, write) == 0, "packing broke off");
+        std::vector<uint64_t> sums;
+        check(program.pack_weights(sources, write, sums) == 0, "packing broke off");
         Exact<uint8_t> parts(whole.bytes());
         for (int64_t place : {first, second}) {
             std::copy(file.begin() + place, file.begin() + place + bytes, parts.begin());
@@ -347,6 +348,7 @@ void test_packing() {
               "a packed weight lies elsewhere");
         const uint64_t sum = program.checksum(whole.data, whole.bytes());
         check(sum == program.checksum(parts.data(), parts.size()), "equal bytes, other checksums");
+        check(sums == std::vector<uint64_t>{sum, sum}, "%s: packing found another checksum", format(type).name);
         parts[random.below(static_cast<int>(parts.size()))] ^= 1 << random.below(8);
         check(sum != program.checksum(parts.data(), parts.size()), "a changed bit, the same checksum");
         std::copy(whole.data, whole.data + whole.bytes(), parts.begin());
@@ -358,7 +360,7 @@ void test_packing() {
             ++calls;
             return 5;
         };
-        check(program.pack_weights(sources, fail) == 5, "a failed write went unnoticed");
+        check(program.pack_weights(sources, fail, sums) == 5, "a failed write went unnoticed");
         check(calls <= 3, "writes went on after one failed");
     }
 }

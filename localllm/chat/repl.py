@@ -6,10 +6,11 @@ import signal
 import threading
 from types import FrameType
 
+from localllm.chat.answer import Answer
 from localllm.chat.commands import run_command
 from localllm.chat.history import Conversation
 from localllm.chat.readers import Reader
-from localllm.chat.session import Answer, ChatSession
+from localllm.chat.session import ChatSession
 from localllm.decoding.params import GenerationParams
 from localllm.errors import ContextFullError, LocalLLMError
 from localllm.terminal import Writer

@@ -22,7 +22,7 @@ from localllm.errors import UsageError
 from localllm.terminal import Writer
 
 if TYPE_CHECKING:
-    from localllm.chat.session import Answer
+    from localllm.chat.answer import Answer
     from localllm.engine.engine import Engine
 
 
@@ -51,14 +51,16 @@ def command(
     text = _prompt(prompt)
     engine, load_seconds = load_engine(found, loading)
 
-    from localllm.chat.session import ChatSession
-
     params = generation_params(sampling, engine.file)
-    session = ChatSession(engine, chat.think)
     writer = Writer()
     if raw:
-        answer = session.complete(text, params)
+        from localllm.chat.answer import complete
+
+        answer = complete(engine, text, params)
     else:
+        from localllm.chat.session import ChatSession
+
+        session = ChatSession(engine, chat.think)
         system = [{"role": "system", "content": chat.system}] if chat.system else []
         answer = session.answer([*system, {"role": "user", "content": text}], params)
         if session.note:

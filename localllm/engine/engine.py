@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,25 +114,27 @@ class Engine:
         file = GGUFFile.open(path)
         model = load_definition(file, context)
         config = model.config
-        tokenizer = load_tokenizer(file)
         chosen = memory.choose_context(file, config, context, available_memory(), kv_type)
         if chosen != (context or config.context_length):
             model = load_definition(file, chosen)
         pages = -(-chosen // PAGE_SIZE)
-        if device == "cpu":
-            runner: Runner = NativeRunner(
-                model,
-                pages=pages,
-                page_size=PAGE_SIZE,
-                kv_type=kv_type,
-                threads=threads or default_threads(),
-                place=packed.place if packed else None,
-            )
-        else:
-            runner = _eager_runner(model, pages, device)
+        # Weights are packed or checked with the interpreter lock released: time for the vocabulary.
+        with ThreadPoolExecutor(1) as beside:
+            tokenizer = beside.submit(load_tokenizer, file)
+            if device == "cpu":
+                runner: Runner = NativeRunner(
+                    model,
+                    pages=pages,
+                    page_size=PAGE_SIZE,
+                    kv_type=kv_type,
+                    threads=threads or default_threads(),
+                    place=packed.place if packed else None,
+                )
+            else:
+                runner = _eager_runner(model, pages, device)
         engine = cls(
             runner,
-            tokenizer,
+            tokenizer.result(),
             file,
             config,
             context=chosen,

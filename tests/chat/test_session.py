@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localllm.chat.answer import complete
 from localllm.chat.session import ChatSession
 from localllm.decoding.params import GenerationParams
 from localllm.gguf import GGUFFile
@@ -119,11 +120,12 @@ def test_plain_text_without_a_template() -> None:
 
 
 def test_raw_text_is_not_taken_apart() -> None:
-    raw = session("{{ messages[0].content }}", add_bos=True)
-    answer = raw.complete("<think>", GenerationParams())
+    engine = FakeEngine(["a<think>b"])
+    engine.tokenizer.add_bos = True
+    answer = complete(engine, "<think>", GenerationParams())
     assert list(answer) == [("", "a<think>b")]
     assert answer.content == "a<think>b"
-    assert raw.engine.prompts == ["\1<think>"]  # type: ignore[attr-defined]
+    assert engine.prompts == ["\1<think>"]
 
 
 def test_an_answer_adds_up() -> None:

@@ -277,7 +277,7 @@ modules = set(sys.modules)
 sys.meta_path.insert(0, Interrupts())
 from localllm.cli.app import main
 early = {name.partition(".")[0] for name in set(sys.modules) - modules} - {"localllm"}
-assert early <= {"__future__", "errno"}, early  # what Ctrl+C could not be caught in
+assert early <= {"__future__", "errno", "gc"}, early  # what Ctrl+C could not be caught in
 main(sys.argv[2:])
 """
 
