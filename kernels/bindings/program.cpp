@@ -55,7 +55,7 @@ class Builder {
     }
     // `shapes` holds type, matrices, rows and cols of each weight. Returns their checksums.
     std::vector<uint64_t> pack_weights(const std::vector<std::tuple<std::string, int64_t, int64_t, int64_t>>& shapes,
-                      const std::vector<Bytes>& data, const std::vector<int64_t>& offsets, int file) {
+                                       const std::vector<Bytes>& data, const std::vector<int64_t>& offsets, int file) {
         require(shapes.size() == data.size() && shapes.size() == offsets.size(), "weights: list lengths differ");
         std::vector<Program::Source> sources;
         int64_t end = 0;

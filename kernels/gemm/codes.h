@@ -3,63 +3,51 @@
 // the rows beside it.
 #pragma once
 
+#include <utility>
+
 #include "gemm/activations.h"
 #include "isa/processor.h"
 #include "quant/format.h"
 
 namespace localllm {
 
-// Unpacks vector `r` (of 16 / lanes) of one chunk of 32 columns into 8 vectors of 4 columns each.
-template <class V, Type type>
-inline void unpack_chunk(const uint8_t* chunk, int r, typename V::B (&out)[8]) {
-    constexpr int bits = format(type).bits;
-    const uint8_t* p = chunk + 4 * V::lanes * r;
-    if constexpr (bits == 8) {
-        for (int j = 0; j < 8; ++j) out[j] = V::bload(p + 64 * j);
-        return;
+// Part of a code, from its bit `done` on, where it stands in the code.
+template <class V, CodePart part, int done, class Combine>
+LOCALLLM_INLINE typename V::B unpack_part(const typename V::B* vectors, Combine combine) {
+    const auto mask = V::bset1(static_cast<uint8_t>(((1 << part.count) - 1) << done));
+    return combine(V::template shift<part.bit - done>(vectors[part.vector]), mask);
+}
+
+// Puts the rest of code `code` of a chunk together, of which `got` holds the low `done` bits.
+template <class V, int bits, int code, int done>
+LOCALLLM_INLINE typename V::B unpack_rest(const typename V::B* vectors, typename V::B got) {
+    if constexpr (done == bits) {
+        return got;
     } else {
-        constexpr bool has4 = bits & 4, has2 = bits & 2, has1 = bits & 1;
-        if constexpr (has4) {
-            constexpr int below = bits & 3;
-            const auto mask = V::bset1(static_cast<uint8_t>(15 << below));
-            for (int j = 0; j < 4; ++j) {
-                const auto x = V::bload(p + 64 * j);
-                out[2 * j] = V::band(V::template shift<-below>(x), mask);
-                out[2 * j + 1] = V::band(V::template shift<4 - below>(x), mask);
-            }
-            p += 4 * 64;
-        }
-        if constexpr (has2) {
-            constexpr int below = bits & 1;
-            const auto mask = V::bset1(static_cast<uint8_t>(3 << below));
-            for (int j = 0; j < 2; ++j) {
-                const auto x = V::bload(p + 64 * j);
-                const typename V::B part[4] = {
-                    V::band(V::template shift<-below>(x), mask), V::band(V::template shift<2 - below>(x), mask),
-                    V::band(V::template shift<4 - below>(x), mask), V::band(V::template shift<6 - below>(x), mask)};
-                for (int f = 0; f < 4; ++f) {
-                    if constexpr (has4)
-                        out[4 * j + f] = V::bor(out[4 * j + f], part[f]);
-                    else
-                        out[4 * j + f] = part[f];
-                }
-            }
-            p += 2 * 64;
-        }
-        if constexpr (has1) {
-            const auto mask = V::bset1(1);
-            const auto x = V::bload(p);
-            const typename V::B part[8] = {V::band(x, mask),
-                                           V::band(V::template shift<1>(x), mask),
-                                           V::band(V::template shift<2>(x), mask),
-                                           V::band(V::template shift<3>(x), mask),
-                                           V::band(V::template shift<4>(x), mask),
-                                           V::band(V::template shift<5>(x), mask),
-                                           V::band(V::template shift<6>(x), mask),
-                                           V::band(V::template shift<7>(x), mask)};
-            for (int f = 0; f < 8; ++f) out[f] = V::bor(out[f], part[f]);
-        }
+        constexpr CodePart part = code_part(bits, code, done);
+        got = unpack_part<V, part, done>(vectors, [&](auto x, auto mask) { return V::bor_masked(got, x, mask); });
+        return unpack_rest<V, bits, code, done + part.count>(vectors, got);
     }
+}
+
+template <class V, int bits, int code>
+LOCALLLM_INLINE typename V::B unpack(const typename V::B* vectors) {
+    constexpr CodePart part = code_part(bits, code, 0);
+    const auto got = unpack_part<V, part, 0>(vectors, [](auto x, auto mask) { return V::band(x, mask); });
+    return unpack_rest<V, bits, code, part.count>(vectors, got);
+}
+
+// Unpacks vector `r` (of 16 / lanes) of one chunk of 32 columns into 8 vectors of 4 columns each.
+template <class V, int bits>
+LOCALLLM_INLINE void unpack_chunk(const uint8_t* chunk, int r, typename V::B (&out)[8]) {
+    typename V::B vectors[bits];
+    LOCALLLM_UNROLL for (int i = 0; i < bits; ++i) vectors[i] = V::bload(chunk + 64 * i + 4 * V::lanes * r);
+    [&]<int... code>(std::integer_sequence<int, code...>) LOCALLLM_INLINE_LAMBDA {
+        if constexpr (bits == 8)
+            ((out[code] = vectors[code]), ...);
+        else
+            ((out[code] = unpack<V, bits, code>(vectors)), ...);
+    }(std::make_integer_sequence<int, 8>());
 }
 
 template <class V, Scale scale>
@@ -103,7 +91,7 @@ struct Scales {
 // The codes of vector `r` of one chunk as they are multiplied: unpacked, and looked up where the type has a table.
 template <class V, Type type>
 LOCALLLM_INLINE void load_codes(const uint8_t* chunk, int r, typename V::B (&out)[8]) {
-    unpack_chunk<V, type>(chunk, r, out);
+    unpack_chunk<V, format(type).bits>(chunk, r, out);
     if constexpr (format(type).table) {
         alignas(16) uint8_t values[16];
         for (int i = 0; i < 16; ++i) values[i] = static_cast<uint8_t>(table_of(type)[i] + 128);

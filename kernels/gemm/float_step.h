@@ -48,4 +48,31 @@ struct FloatStep<V, Type::BF16> {
     }
 };
 
+// Steps that are summed apart: the sums of a whole row wait for each other once in so many. The same for every kernel,
+// so that a row's result does not depend on the rows beside it.
+constexpr int kRunSteps = 8;
+
+// sums[vector][column] += `steps` steps; `weights(step, vector)` loads, x is [steps][stride] words.
+template <class V, class Step, int vectors, int columns, class Weights>
+LOCALLLM_INLINE void add_steps(int steps, const float* x, int stride, Weights weights,
+                               typename V::F (&sums)[vectors][columns]) {
+    auto run = [&](int first, int count) LOCALLLM_INLINE_LAMBDA {
+        typename V::F part[vectors][columns];
+        LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v) LOCALLLM_UNROLL for (int c = 0; c < columns; ++c) part[v][c] =
+            V::zero();
+        LOCALLLM_UNROLL for (int i = 0; i < count; ++i) {
+            const float* word = x + static_cast<size_t>(first + i) * stride;
+            typename Step::Weights w[vectors];
+            LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v) w[v] = weights(first + i, v);
+            LOCALLLM_UNROLL for (int c = 0; c < columns; ++c) LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v)
+                part[v][c] = Step::add(w[v], word + c, part[v][c]);
+        }
+        LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v) LOCALLLM_UNROLL for (int c = 0; c < columns; ++c) sums[v][c] =
+            V::add(sums[v][c], part[v][c]);
+    };
+    int first = 0;
+    for (; first + kRunSteps <= steps; first += kRunSteps) run(first, kRunSteps);
+    if (first < steps) run(first, steps - first);
+}
+
 }  // namespace localllm

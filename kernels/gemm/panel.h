@@ -66,13 +66,12 @@ void multiply_float(const uint8_t* panel, int k, const float* x, float* y) {
     typename V::F sums[parts][columns];
     for (auto& part : sums)
         for (auto& sum : part) sum = V::zero();
-    for (int i = 0; i < k; i += Step::columns, panel += Step::bytes, x += columns) {
-        prefetch_weights<V, columns>(panel);
-        for (int r = 0; r < parts; ++r) {
-            const auto w = Step::load(panel, r);
-            for (int c = 0; c < columns; ++c) sums[r][c] = Step::add(w, x + c, sums[r][c]);
-        }
-    }
+    auto weights = [&](int i, int r) LOCALLLM_INLINE_LAMBDA {
+        const uint8_t* at = panel + i * Step::bytes;
+        if (r == 0) prefetch_weights<V, columns>(at);
+        return Step::load(at, r);
+    };
+    add_steps<V, Step, parts, columns>((k + Step::columns - 1) / Step::columns, x, columns, weights, sums);
     for (int c = 0; c < columns; ++c)
         for (int r = 0; r < parts; ++r) V::store(y + c * kPanelRows + r * V::lanes, sums[r][c]);
 }

@@ -117,16 +117,11 @@ void multiply_slab_float(const Slab& slab, int first, int count, const float* x,
         const float* weights[vectors];
         LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v) weights[v] =
             slab.weights((v0 + v) / parts) + (v0 + v) % parts * V::lanes;
-        const float* column = x + static_cast<size_t>(first / Step::columns) * stride + c0;
-        for (int i = 0; i < count; i += Step::columns, column += stride) {
-            typename Step::Weights w[vectors];
-            LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v) {
-                w[v] = Step::load_expanded(weights[v]);
-                weights[v] += kPanelRows;
-            }
-            LOCALLLM_UNROLL for (int c = 0; c < kSlabTileWidth; ++c) LOCALLLM_UNROLL for (int v = 0; v < vectors; ++v)
-                sums[v][c] = Step::add(w[v], column + c, sums[v][c]);
-        }
+        add_steps<V, Step, vectors, kSlabTileWidth>(
+            (count + Step::columns - 1) / Step::columns, x + static_cast<size_t>(first / Step::columns) * stride + c0,
+            stride,
+            [&](int i, int v) LOCALLLM_INLINE_LAMBDA { return Step::load_expanded(weights[v] + i * kPanelRows); },
+            sums);
     });
 }
 

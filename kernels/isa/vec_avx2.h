@@ -105,6 +105,7 @@ struct LOCALLLM_AVX2 {
     }
     static B band(B a, B b) { return _mm256_and_si256(a, b); }
     static B bor(B a, B b) { return _mm256_or_si256(a, b); }
+    static B bor_masked(B a, B b, B mask) { return bor(a, band(b, mask)); }
     template <int n>
     static B shift(B a) {
         if constexpr (n > 0)

@@ -82,6 +82,7 @@ struct Avx512 {
     }
     static B band(B a, B b) { return _mm512_and_si512(a, b); }
     static B bor(B a, B b) { return _mm512_or_si512(a, b); }
+    static B bor_masked(B a, B b, B mask) { return _mm512_ternarylogic_epi32(a, b, mask, 0xf8); }  // a | (b & mask)
     // Byte-wise only where the caller masks the bits that cross bytes.
     template <int n>
     static B shift(B a) {  // right for n > 0, left for n < 0

@@ -87,6 +87,7 @@ struct LOCALLLM_NEON {
     static B broadcast4(const void* p) { return vreinterpretq_u8_u32(vdupq_n_u32(word(p))); }
     static B band(B a, B b) { return vandq_u8(a, b); }
     static B bor(B a, B b) { return vorrq_u8(a, b); }
+    static B bor_masked(B a, B b, B mask) { return bor(a, band(b, mask)); }
     template <int n>
     static B shift(B a) {
         if constexpr (n > 0)

@@ -155,6 +155,7 @@ struct Scalar {
     static B bor(B a, B b) {
         return bmap([&](int i) { return a.v[i] | b.v[i]; });
     }
+    static B bor_masked(B a, B b, B mask) { return bor(a, band(b, mask)); }
     template <int n>
     static B shift(B a) {
         return bmap([&](int i) { return n >= 0 ? a.v[i] >> (n & 7) : a.v[i] << (-n & 7); });

@@ -103,14 +103,27 @@ constexpr size_t align64(size_t n) {
     return (n + 63) & ~size_t{63};
 }
 
+// Which bits of which vector hold a code: `bits` vectors hold the 8 codes of each of their bytes. Every vector begins,
+// in its low bits, with as many whole codes as it has room for; what is left at its top makes up the last codes. So no
+// bit is unpacked alone, and most codes cost a shift and a mask.
+struct CodePart {
+    int vector, bit, count;  // bits [bit, bit + count) of a byte
+};
+// Where the bits of code `code` from bit `done` on are, as far as they are together.
+constexpr CodePart code_part(int bits, int code, int done) {
+    const int whole = 8 / bits, left = 8 % bits;
+    if (code < bits * whole) return {code / whole, code % whole * bits, bits};
+    const int at = (code - bits * whole) * bits + done, in = at % left;
+    return {at / left, 8 - left + in, bits - done < left - in ? bits - done : left - in};
+}
+
 // How one packed panel of 16 rows lies in memory: units of 64 columns (256 for types with super-blocks), one after
 // the other, so that a panel is a single stream. A unit holds these sections, 16 rows side by side, so that one vector
 // lane is one row:
 //   d, dmin   fp16 [groups or 1][16]
 //   scale     int8 [groups][16]           (Scale::super)
 //   min       uint8 [groups][16]          (Scale::super with a minimum)
-//   codes     [chunks of 32][bits][64 bytes]: bit planes of 4, 2 and 1 bits, highest first; a byte of a plane of b
-//             bits holds 8/b codes of its row, 4 columns (one lane) apart
+//   codes     [chunks of 32][bits][64 bytes], see CodePart; neighbouring codes of a byte are 4 columns (one lane) apart
 // A last unit that is not full is padded with zeros. Float weights are [cols][16] values, without units.
 struct PanelLayout {
     size_t dmin = 0, scale = 0, min = 0, codes = 0;  // offsets in a unit; d is at 0
@@ -135,7 +148,7 @@ struct PanelLayout {
 };
 
 // Changes whenever the bytes of a packed weight do, so that packed files of before are not taken for new ones.
-constexpr int kPackedLayout = 1;
+constexpr int kPackedLayout = 2;
 
 // A linear weight packed for the kernels: `matrices` (experts; 1 for a plain weight) times `panels` panels.
 struct PackedMatrix {

@@ -9,31 +9,17 @@ namespace localllm {
 
 namespace {
 
-// codes[w][r]: word w of 4 columns of row r. Gathers the bits `shift`..`shift + width` of eight words into a plane.
-void store_plane(const uint32_t (*codes)[kPanelRows], int shift, int width, uint8_t* out) {
-    const int fields = 8 / width;
-    const uint32_t mask = 0x01010101u * ((1u << width) - 1);
-    for (int v = 0; v < width; ++v) {
-        uint32_t words[kPanelRows] = {};
-        for (int f = 0; f < fields; ++f)
-            for (int r = 0; r < kPanelRows; ++r)
-                words[r] |= ((codes[v * fields + f][r] >> shift) & mask) << (f * width);
-        std::memcpy(out + 64 * v, words, 64);
-    }
-}
-
-// One chunk of 32 columns: planes from the highest bits down.
+// One chunk of 32 columns; codes[w][r]: word w of 4 columns of row r.
 void store_chunk(const uint32_t (*codes)[kPanelRows], int bits, uint8_t* out) {
-    if (bits == 8) {
-        std::memcpy(out, codes, 8 * 64);
-        return;
-    }
-    for (int plane : {4, 2, 1}) {
-        if (!(bits & plane)) continue;
-        const int below = bits & (plane - 1);
-        store_plane(codes, below, plane, out);
-        out += 64 * plane;
-    }
+    uint32_t words[8][kPanelRows] = {};
+    for (int code = 0; code < 8; ++code)
+        for (int done = 0; done < bits;) {
+            const CodePart part = code_part(bits, code, done);
+            const uint32_t mask = 0x01010101u * ((1u << part.count) - 1);
+            for (int r = 0; r < kPanelRows; ++r) words[part.vector][r] |= ((codes[code][r] >> done) & mask) << part.bit;
+            done += part.count;
+        }
+    std::memcpy(out, words, static_cast<size_t>(bits) * 64);
 }
 
 void pack_float(const uint8_t* source, const PackedMatrix& m, int first, int valid, uint8_t* out) {
