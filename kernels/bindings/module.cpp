@@ -1,13 +1,15 @@
-// The module: instruction sets, what reads a GGUF file fast, and the key/value cache.
+// The module: instruction sets, what reads a GGUF file fast, what finds the likeliest tokens, and the key/value cache.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "attention/cache.h"
 #include "bindings/arguments.h"
 #include "isa/kernels.h"
 #include "measure/measure.h"
+#include "runtime/largest.h"
 #include "runtime/memory.h"
 
 namespace localllm {
@@ -42,6 +44,16 @@ template <class Work>
 auto unlocked(Work work) {
     nb::gil_scoped_release release;
     return work();
+}
+
+template <class T>
+auto largest_of(nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu> values, int64_t count) {
+    require(count > 0, "largest: count must be positive");
+    const auto n = static_cast<int64_t>(values.size());
+    const std::vector<int64_t> places = unlocked([&] { return largest(values.data(), n, count); });
+    auto copy = own(new int64_t[places.size()], {places.size()});
+    std::copy(places.begin(), places.end(), copy.data());
+    return copy;
 }
 
 }  // namespace
@@ -134,6 +146,8 @@ NB_MODULE(_native, m) {
         },
         nb::arg("file"), nb::arg("bytes"));
     m.def("scan_strings", &scan_strings, nb::arg("buffer").noconvert(), nb::arg("offset"), nb::arg("count"));
+    m.def("largest", &largest_of<float>, nb::arg("values").noconvert(), nb::arg("count"));
+    m.def("largest", &largest_of<double>, nb::arg("values").noconvert(), nb::arg("count"));
     m.def(
         "dequantize",
         [](const std::string& type, Bytes data, nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {

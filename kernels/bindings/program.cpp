@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <mutex>
 
 #ifndef _WIN32
@@ -268,6 +267,7 @@ class Builder {
     }
     void output(const std::string& name, int buffer) {
         require(!program.operations.empty() && program.operations.back()->on_selected, "output: select the rows first");
+        for (const auto& [other, id] : program.outputs) require(id != buffer, "output: the buffer is one already");
         program.outputs.emplace_back(name, buffer_id(buffer));
     }
 
@@ -310,11 +310,10 @@ class Builder {
             program.run(s);
         }
         nb::dict results;
-        for (const auto& [name, id] : program.outputs) {
-            const size_t width = program.widths[id], n = width * s.selected_rows;
-            float* copy = new float[n ? n : 1];
-            std::memcpy(copy, s.buffers[id], n * sizeof(float));
-            results[name.c_str()] = own(copy, {static_cast<size_t>(s.selected_rows), width});
+        for (size_t i = 0; i < program.outputs.size(); ++i) {
+            const auto& [name, id] = program.outputs[i];
+            const size_t width = program.widths[id];
+            results[name.c_str()] = own(s.outputs[i].release(), {static_cast<size_t>(s.selected_rows), width});
         }
         return results;
     }

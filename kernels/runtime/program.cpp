@@ -118,14 +118,25 @@ void Program::run(Step& step) {
     step.threads = pool.size();
     for (const auto& operation : operations) scratch = std::max(scratch, operation->scratch(kernels, step));
     if (scratch > scratch_.bytes()) scratch_ = Memory(scratch);
-    for (int width : widths) floats += align64(static_cast<size_t>(width) * step.rows);
+    const auto size = [&](size_t buffer) { return static_cast<size_t>(widths[buffer]) * step.rows; };
+    const auto room = [&](size_t buffer) {  // in the arena: none for outputs
+        for (const auto& [name, output] : outputs)
+            if (static_cast<size_t>(output) == buffer) return size_t{0};
+        return align64(size(buffer));
+    };
+    for (size_t i = 0; i < widths.size(); ++i) floats += room(i);
     if (floats * sizeof(float) > arena_.bytes()) arena_ = Memory(floats * sizeof(float));
     step.scratch = scratch_.data();
     step.buffers.clear();
     floats = 0;
-    for (int width : widths) {
+    for (size_t i = 0; i < widths.size(); ++i) {
         step.buffers.push_back(arena_.as<float>() + floats);
-        floats += align64(static_cast<size_t>(width) * step.rows);
+        floats += room(i);
+    }
+    step.outputs.clear();
+    for (const auto& [name, buffer] : outputs) {
+        step.outputs.emplace_back(new float[size(buffer)]);  // untouched where rows are not selected
+        step.buffers[buffer] = step.outputs.back().get();
     }
     for (size_t i = 0; i < 2 * operations.size(); ++i) counters_[i].store(0, std::memory_order_relaxed);
     step.counters = counters_.get();

@@ -31,9 +31,10 @@ struct Step {
     const int32_t* selected = nullptr;
     int selected_rows = 0;
     std::vector<float*> buffers;
-    uint8_t* scratch = nullptr;                 // of the running operation, shared by the threads
-    std::vector<std::vector<float>> rotations;  // one a Rope operation that owns it: [rows][pairs][cos, sin]
-    std::atomic<int>* counters = nullptr;       // zero at the start of the step
+    std::vector<std::unique_ptr<float[]>> outputs;  // the memory of Program::outputs; the caller may keep it
+    uint8_t* scratch = nullptr;                     // of the running operation, shared by the threads
+    std::vector<std::vector<float>> rotations;      // one a Rope operation that owns it: [rows][pairs][cos, sin]
+    std::atomic<int>* counters = nullptr;           // zero at the start of the step
 };
 
 class Operation {
@@ -73,7 +74,7 @@ class Program {
     std::vector<int> widths;  // of the buffers
     std::vector<std::unique_ptr<Operation>> operations;
     std::vector<RotationSpec> rotations;
-    std::vector<std::pair<std::string, int>> outputs;  // name, buffer
+    std::vector<std::pair<std::string, int>> outputs;  // name, buffer; each buffer once
 
     // Packs a weight of GGUF rows on all threads; returns its id.
     int add_weight(Type type, int matrices, int rows, int cols, const uint8_t* data);

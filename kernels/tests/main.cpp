@@ -17,6 +17,7 @@ int main(int count, char** names) {
                                                         {"packing", test_packing},
                                                         {"memory", test_memory},
                                                         {"measure", test_measure},
+                                                        {"largest", test_largest},
                                                         {"programs", test_programs}};
     for (const auto& [name, run] : parts) {
         bool wanted = count == 1;

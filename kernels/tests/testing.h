@@ -82,6 +82,7 @@ void test_threads();
 void test_packing();
 void test_memory();
 void test_measure();
+void test_largest();
 void test_programs();
 
 }  // namespace localllm

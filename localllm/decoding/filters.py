@@ -2,7 +2,7 @@
 
 Every filter keeps at least the likeliest token, and what it keeps is always a prefix of the
 candidates in descending order of their logits (ties: the lower id first), so that order is made
-once and passed on.
+once, by ``_native.largest``, and passed on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from localllm._native import largest
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -69,7 +71,7 @@ def top_p(candidates: Candidates, p: float) -> Candidates:
     if candidates.descending:
         return top_k(candidates, int(np.searchsorted(np.cumsum(weights), goal)) + 1)
     # The prefix is nearly always short: look for it among the largest few before sorting more.
-    k = min(256, n)
+    k = min(64, n)
     while True:
         indices = largest(candidates.logits, k)
         cumulative = np.cumsum(weights[indices])
@@ -97,24 +99,6 @@ def temperature(candidates: Candidates, value: float) -> Candidates:
     with np.errstate(over="ignore"):
         logits = np.subtract(candidates.logits, candidates.maximum(), dtype=np.float64) / value
     return Candidates(candidates.ids, logits, candidates.descending)
-
-
-def largest(logits: Floats, k: int) -> Ids:
-    """Indices of the k largest logits, descending, ties by index; one pass over a long array.
-
-    The k-th largest of the maxima of many blocks is no larger than the k-th largest logit, so only
-    the few logits that reach it need sorting. Fewer than k come back where the rest are -inf.
-    """
-    n = len(logits)
-    k = min(k, n)
-    width = min(64, n // (2 * k))
-    if width < 2:
-        return np.argsort(-logits, kind="stable")[:k]
-    blocks = n // width
-    maxima = logits[: blocks * width].reshape(blocks, width).max(axis=1)
-    bound = np.partition(maxima, blocks - k)[blocks - k]
-    reaching = np.flatnonzero(logits >= bound if bound > -np.inf else logits > bound)
-    return reaching[np.argsort(-logits[reaching], kind="stable")[:k]]
 
 
 def draw(candidates: Candidates, uniform: float) -> int:

@@ -14,8 +14,7 @@ from localllm.decoding.params import PRESETS, GenerationParams, flag
 from localllm.decoding.penalties import History
 from localllm.errors import LocalLLMError, UsageError
 
-FILTERS: dict[str, Callable[[Candidates, Any], Candidates]] = {
-    "top_k": filters.top_k,
+FILTERS: dict[str, Callable[[Candidates, Any], Candidates]] = {  # those after top-k
     "top_p": filters.top_p,
     "min_p": filters.min_p,
     "temperature": filters.temperature,
@@ -44,9 +43,7 @@ class Sampler:
         self._greedy = params.greedy
         self._history = History(self.params, prompt)
         self._random = np.random.Generator(np.random.PCG64(params.seed))
-        # top-k leads in every order: temperature keeps the ranking, and min-p compares with the
-        # maximum alone, so neither changes what top-k keeps, and all that follows has k tokens.
-        order = sorted(PRESETS[self.params.sampler_order], key=lambda name: name != "top_k")
+        order = PRESETS[self.params.sampler_order]
         self._chain = [
             (FILTERS[name], getattr(self.params, name)) for name in order if name in FILTERS
         ]
@@ -70,12 +67,18 @@ class Sampler:
             best = int(row.argmax())  # the index of a NaN, if there is one
             _require_finite(float(row[best]))
             return best
-        _require_finite(float(row.max()))
         return filters.draw(self.filter(row), self._random.random())
 
     def filter(self, logits: npt.NDArray[np.float32]) -> Candidates:
-        """The candidates that the chain keeps of a row of logits, and their final logits."""
-        candidates = Candidates(None, logits)
+        """The candidates that the chain keeps of a row of logits, and their final logits.
+
+        Raises:
+            LocalLLMError: see ``sample``.
+        """
+        # top-k leads in every order: temperature keeps the ranking, and min-p compares with the
+        # maximum alone, so neither changes what top-k keeps, and all that follows has k tokens.
+        candidates = filters.top_k(Candidates(None, logits), self.params.top_k or 0)
+        _require_finite(candidates.maximum())
         for apply, value in self._chain:
             candidates = apply(candidates, value)
         return candidates

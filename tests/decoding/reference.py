@@ -3,6 +3,11 @@
 import numpy as np
 
 
+def largest(logits, k):
+    """Places of the k largest, descending, ties in order; NaN as infinity."""
+    return np.argsort(-np.where(np.isnan(logits), np.inf, logits), kind="stable")[:k]
+
+
 def softmax(logits):
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
@@ -11,8 +16,7 @@ def softmax(logits):
 def top_k(logits, k):
     if k <= 0:
         return logits
-    keep = np.argsort(-logits, kind="stable")[:k]
-    return masked(logits, keep)
+    return masked(logits, largest(logits, k))
 
 
 def top_p(logits, p):

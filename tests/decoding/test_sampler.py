@@ -1,11 +1,12 @@
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.decoding import GenerationParams, Sampler
+from localllm.decoding import GenerationParams, Sampler, filters
 from localllm.decoding.filters import Candidates, draw, largest, top_p
 from localllm.errors import LocalLLMError, UsageError
 from tests.decoding import reference
@@ -105,10 +106,63 @@ def test_largest_is_the_head_of_a_full_sort(k):
     np.testing.assert_array_equal(largest(logits, k), expected)
 
 
-def test_largest_of_a_masked_row_leaves_the_masked_out():
-    logits = np.full(128_256, -np.inf, np.float32)
-    logits[[5, 90_000, 17]] = [1, 3, 2]
-    assert largest(logits, 40).tolist() == [90_000, 17, 5]
+HARD = [0.0, -0.0, 1.0, 1.0 + 2**-23, -3.0, 50.0, -np.inf]
+USELESS = [np.inf, np.nan, -np.nan]
+
+
+@st.composite
+def rows(draw):
+    """float32[n]: random, with many equal ones, or of hard values, and maybe useless ones."""
+    size = draw(st.sampled_from([1, 7, 63, 64, 65, 700, 3000]))
+    row = random_logits(draw(st.integers(0, 2**32 - 1)), size, draw(st.sampled_from([0.1, 3, 10])))
+    kind = draw(st.sampled_from(["random", "rounded", "sorted", "reversed", "hard", "equal"]))
+    if kind == "rounded":
+        row = np.round(row)
+    elif kind in ("sorted", "reversed"):
+        row = np.sort(row)[:: 1 if kind == "sorted" else -1]
+    elif kind == "hard":
+        row = np.array(HARD, np.float32)[np.abs(row.astype(int)) % len(HARD)]
+    elif kind == "equal":
+        row[:] = row[0]
+    for value in draw(st.lists(st.sampled_from([*HARD, *USELESS]), max_size=3)):
+        row[draw(st.integers(0, size - 1))] = value
+    return np.ascontiguousarray(row, np.float32)
+
+
+@given(row=rows(), k=st.integers(1, 4000), dtype=st.sampled_from([np.float32, np.float64]))
+@settings(max_examples=500, deadline=None)
+def test_largest_is_its_definition(row, k, dtype):
+    row = row.astype(dtype)
+    np.testing.assert_array_equal(largest(row, k), reference.largest(row, k))
+
+
+@given(
+    row=rows(),
+    order=st.sampled_from(["llamacpp", "transformers", "vllm"]),
+    top_k=st.sampled_from([0, 1, 2, 40, 64, 1000, 5000]),
+    top_p=st.sampled_from([0.1, 0.95, 0.999, 1.0]),
+    min_p=st.sampled_from([0.0, 0.05, 1.0]),
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
+    repeat_penalty=st.sampled_from([1.0, 1.3]),
+)
+@settings(max_examples=500, deadline=None)
+def test_tokens_are_those_of_a_full_sort(row, order, **values):
+    def tokens():
+        params = GenerationParams(seed=5, sampler_order=order, **values)
+        sampler = Sampler(params, len(row), [0])
+        found = []
+        for _ in range(4):
+            try:
+                found.append(sampler.sample(row))
+            except LocalLLMError as error:
+                found.append(str(error).startswith("the model's logits are not usable"))
+                continue
+            sampler.accept(found[-1])
+        return found, sampler._random.random()
+
+    with mock.patch.object(filters, "largest", reference.largest):
+        expected = tokens()
+    assert tokens() == expected
 
 
 def test_all_equal_logits_are_sampled_evenly():

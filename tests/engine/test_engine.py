@@ -1,13 +1,16 @@
 from contextlib import closing, suppress
+from importlib.resources import files
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.decoding import GenerationParams
+from localllm.decoding import GenerationParams, filters
 from localllm.engine.engine import Engine
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
+from tests.decoding import reference
 from tests.engine.fakes import (
     EOG,
     PROMPT,
@@ -369,6 +372,26 @@ def test_useless_logits_end_their_own_sequence_only():
         list(bad)
     assert first + ids(good) == expected_tokens(PROMPT, 10)
     check_no_leak(engine)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"top_k": 0, "temperature": 1.5},
+        {"sampler_order": "vllm", "top_p": 0.9, "temperature": 1.5},
+        {"sampler_order": "transformers", "repeat_penalty": 1.2},
+    ],
+)
+def test_tokens_are_those_of_a_sampler_that_sorts_everything(values):
+    model = str(files("localllm") / "assets" / "tiny-chat.gguf")
+    engine = Engine.load(model, context=256, threads=2)
+    prompt = engine.tokenizer.encode("Tell me of the cat")
+    for seed in range(3):
+        params = GenerationParams(seed=seed, max_tokens=60, ignore_eos=True, **values)
+        found = ids(engine.generate(prompt, params))
+        with mock.patch.object(filters, "largest", reference.largest):
+            assert ids(engine.generate(prompt, params)) == found
 
 
 def test_logits_after_every_token():

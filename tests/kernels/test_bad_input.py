@@ -182,6 +182,34 @@ def test_operations(program, call):
         getattr(program, name)(*arguments)
 
 
+def test_a_buffer_is_one_output_at_most(program):
+    program.select(1, 0)
+    program.output("y", 1)
+    with pytest.raises(REFUSED):
+        program.output("z", 1)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2**63, 1.5])
+def test_counts_of_largest(count):
+    with pytest.raises(REFUSED):
+        _native.largest(np.zeros(4, np.float32), count)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.zeros(8, np.float16), np.zeros(8, int), np.zeros((2, 4)), np.zeros(9, np.float32)[::2]],
+    ids=lambda values: f"{values.dtype}-{values.shape}",
+)
+def test_values_of_largest(values):
+    with pytest.raises(REFUSED):
+        _native.largest(values, 2)
+
+
+def test_largest_of_few():
+    assert _native.largest(np.zeros(0, np.float32), 3).tolist() == []
+    assert _native.largest(np.array([1.0, 2.0]), 2**62).tolist() == [1, 0]
+
+
 def moe_arguments(**changes):
     return {"used": 2, "normalise": True, "scale": 1.0, "kind": "silu", **changes}
 

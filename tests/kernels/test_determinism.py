@@ -69,6 +69,15 @@ def tokens_of(seed, count):
     return np.random.default_rng(seed).integers(0, VOCABULARY, count).tolist()
 
 
+def test_results_are_the_callers():
+    net, batch = transformer("", 2, ("Q4_K", "F32")), sequences("f16")
+    first = batch.step(net, [(0, tokens_of(1, 40))])["logits"]
+    kept = first.copy()
+    for token in range(3):
+        assert not np.shares_memory(first, batch.step(net, [(0, [token])])["logits"])
+    np.testing.assert_array_equal(first, kept)
+
+
 @pytest.mark.parametrize(("inner", "cache"), [("Q4_K", "f16"), ("Q6_K", "int8"), ("F16", "f16")])
 def test_threads(isa, inner, cache):
     results = []
