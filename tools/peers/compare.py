@@ -181,8 +181,9 @@ def limits(model: Path, works: list[Work], threads: int) -> Rates:
     shares = [used / t.shape[0] if len(t.shape) == 3 else 1.0 for t in inner]
     machine = measure([threads])
     kinds = {t.type.name for t in inner}
+    halves = {"F16", "BF16"}
     dots = machine.peak(
-        "float32" if "F32" in kinds else "bf16" if kinds <= {"F16", "BF16"} else "int8"
+        "int8" if kinds - halves - {"F32"} else "bf16" if kinds & halves else "float32"
     )
     weights = sum(math.prod(t.shape) * share for t, share in zip(inner, shares, strict=True))
     work = 2 * (prefill.tokens * weights + math.prod(head.shape))
