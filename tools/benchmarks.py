@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from localllm.evaluate.synthetic import catalog_model
-from localllm.evaluate.tables import spread
+from localllm.evaluate.tables import spread, start_label
 from localllm.hub.catalog import load_catalog
 from localllm.units import in_bytes
 
@@ -126,7 +126,7 @@ def start_rows() -> Iterator[list[str]]:
             memory = row["peak_memory_bytes"]
             yield [
                 name,
-                f"{row['contestant']}, {row['start']} start",
+                start_label(row),
                 spread(row["first_token_seconds"]),
                 spread(row["exit_seconds"]),
                 in_bytes(memory) if memory else "-",

@@ -148,7 +148,9 @@ def benchmark(
         with a row for each measurement, and what was measured: model, file_bytes, threads, isa,
         kv_type, version, versus, versus_version (of llama-cpp-python), repetitions, load_seconds,
         peak_memory_bytes (of this process; None beside a peer, whose memory would be in it).
-        `startup` and `copying`: None where not asked for.
+        `startup` and `copying`: None where not asked for. A row has the rates of every one of its
+        `contestants` (see `summary`), `tokens_per_second`, the median of localllm's, and, beside
+        a peer, the `ratio` of that to the peer's.
 
     Raises:
         LocalLLMError: the peer is not installed, or the model does not fit.
@@ -257,21 +259,18 @@ def _measure(
 
 
 def _row(work: Work, names: Sequence[str], rates: list[list[float]]) -> dict[str, Any]:
-    medians = [median(found) for found in rates]
+    ours, *theirs = map(median, rates)
     row: dict[str, Any] = {
         "test": work.kind,
         "tokens": work.tokens,
         "batch": work.batch,
         "depth": work.depth,
         "label": str(work),
-        "tokens_per_second": medians[0],
-        "slowest": min(rates[0]),
-        "fastest": max(rates[0]),
+        "tokens_per_second": ours,
         "contestants": {name: summary(found) for name, found in zip(names, rates, strict=True)},
     }
-    for name, rate in zip(names[1:], medians[1:], strict=True):
-        row[name] = rate
-        row["ratio"] = medians[0] / rate
+    if theirs:
+        row["ratio"] = ours / theirs[0]
     return row
 
 

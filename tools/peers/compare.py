@@ -209,7 +209,7 @@ def report(rates: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, obje
 
 def table(document: dict[str, dict[str, object]]) -> str:
     """Contestants below each other for every test; the best peer has a star."""
-    rows = [["", "tokens/s (slowest-fastest)", "localllm is times"]]
+    rows = [["", "tokens/s (least-most)", "localllm is times"]]
     for test, found in document.items():
         rows.append([test, "", ""])
         ratios = found["ratios"]
