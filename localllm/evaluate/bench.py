@@ -31,7 +31,7 @@ from localllm.evaluate.contestants import (
     Tokens,
     silent_llama_cpp,
 )
-from localllm.evaluate.copying import measure_copying, require_room
+from localllm.evaluate.copying import copying_task, measure_copying
 from localllm.evaluate.first_token import peak_memory
 from localllm.evaluate.startup import measure_startup
 from localllm.evaluate.summary import summary
@@ -160,8 +160,7 @@ def benchmark(
     vocabulary = load_definition(file).config.vocab
     # What is missing is said before anything is measured.
     peer_version = silent_llama_cpp()[0].__version__ if plan.versus else None
-    if plan.copying:
-        require_room(path)
+    task = copying_task(file) if plan.copying else None
     common = threads, plan.kv_type, plan.repetitions
     # First, while this process holds no weights.
     startup = (
@@ -171,7 +170,7 @@ def benchmark(
     names, load_seconds, rates = _contest(path, plan, works, threads, vocabulary, packed, say)
     results = [_row(work, names, rates[work]) for work in works]
     speeds = {work: row["tokens_per_second"] for work, row in zip(works, results, strict=True)}
-    copying = measure_copying(path, *common, packed, say) if plan.copying else None
+    copying = measure_copying(path, task, *common, packed, say) if task else None
     return {
         "model": str(path),
         "file_bytes": file.nbytes,

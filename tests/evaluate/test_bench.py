@@ -14,11 +14,11 @@ from localllm.evaluate import copying
 from localllm.evaluate.bench import BenchPlan, Work, _measure, benchmark, benchmark_synthetic
 from localllm.evaluate.charts import svg_chart, text_chart
 from localllm.evaluate.contestants import Localllm
-from localllm.evaluate.copying import measure_copying
+from localllm.evaluate.copying import copying_task, measure_copying
 from localllm.evaluate.startup import measure_startup
 from localllm.evaluate.synthetic import models, random_model
 from localllm.evaluate.tables import rate, tables
-from localllm.gguf import quant_type
+from localllm.gguf import GGUFFile, quant_type
 from localllm.hub.catalog import load_catalog
 from localllm.hub.names import resolve
 
@@ -157,7 +157,8 @@ def test_the_second_start_finds_what_the_first_one_kept(tmp_path):
 
 def test_copying():
     path = resolve(None).path
-    found = measure_copying(path, 1, "f16", 1, None, lambda text: None)
+    task = copying_task(GGUFFile.open(path))
+    found = measure_copying(path, task, 1, "f16", 1, None, lambda text: None)
     assert found["same_tokens"]
     assert found["tokens"] == 256
     assert found["accepted_tokens"] > found["tokens"] / 2
@@ -174,7 +175,9 @@ def test_the_led_sampler_takes_the_answer_and_notes_the_models_choice():
 def test_a_model_that_drafts_would_change_is_found_out(monkeypatch):
     stats = Stats(generated_tokens=3, decode_seconds=1.0)
     monkeypatch.setattr(copying, "_copy", lambda *given, drafts: ([1, 2 + drafts], stats))
-    found = measure_copying(resolve(None).path, 1, "f16", 1, None, lambda text: None)
+    path = resolve(None).path
+    task = copying_task(GGUFFile.open(path))
+    found = measure_copying(path, task, 1, "f16", 1, None, lambda text: None)
     assert not found["same_tokens"]
 
 
