@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm.cli.loading import find
+from localllm.cli.loading import find, progress
 from localllm.cli.options import EngineOptions, OutputOptions, with_options
 from localllm.cli.settings import packed_cache, settle
 from localllm.errors import UsageError
@@ -95,18 +95,15 @@ def command(
         startup=startup,
         copying=copying,
     )
-    progress = _Progress()
-    try:
+    with progress() as line:
         if synthetic is None:
             found = find(model)
             name = found.name
             packed = packed_cache(settle(EngineOptions()).packed_cache)
-            report = benchmark(found.path, plan, packed, progress.say)
+            report = benchmark(found.path, plan, packed, line.say)
         else:
             name = f"{synthetic} {quant} (random weights)"
-            report = benchmark_synthetic(synthetic, quant, plan, progress.say)
-    finally:
-        progress.end()
+            report = benchmark_synthetic(synthetic, quant, plan, line.say)
     if output.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
@@ -129,26 +126,6 @@ def _print(report: dict[str, Any], name: str, bars: bool) -> None:
         except UnicodeEncodeError:
             block = "#"
         print("\n" + text_chart(report, min(100, shutil.get_terminal_size().columns), block))
-
-
-class _Progress:
-    """One line on stderr that says what is under way; none where stderr is not a terminal."""
-
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._length = 0
-
-    def say(self, text: str) -> None:
-        """Replace the line."""
-        if self._shown:
-            text = text[: shutil.get_terminal_size().columns - 1]
-            print(f"\r{text:<{self._length}}", end="", file=sys.stderr, flush=True)
-            self._length = len(text)
-
-    def end(self) -> None:
-        """Take the line away."""
-        if self._length:
-            print("\r" + " " * self._length + "\r", end="", file=sys.stderr, flush=True)
 
 
 def _numbers(text: str, flag: str, least: int) -> list[int]:
