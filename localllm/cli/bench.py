@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from localllm.cli.loading import find, progress
-from localllm.cli.options import EngineOptions, OutputOptions, with_options
+from localllm.cli.options import EngineOptions, KVType, OutputOptions, Threads, with_options
 from localllm.cli.settings import packed_cache, settle
 from localllm.errors import UsageError
 
@@ -28,9 +28,7 @@ def command(
     quant: Annotated[
         str, typer.Option("--quant", help="How synthetic weights are stored.")
     ] = "Q4_K_M",
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="CPU threads; default: the physical cores.")
-    ] = None,
+    threads: Threads = None,
     prefill: Annotated[int, typer.Option("--prefill", help="Tokens of the prompt.")] = 512,
     decode: Annotated[int, typer.Option("--decode", help="Tokens of the answer.")] = 64,
     batch: Annotated[str, typer.Option("--batch", help="Sequences at once; several: 1,8.")] = "1",
@@ -40,9 +38,7 @@ def command(
     repetitions: Annotated[
         int, typer.Option("--repetitions", help="Measurements; the median counts.")
     ] = 3,
-    kv_type: Annotated[
-        str, typer.Option("--kv-type", help="Type of the KV cache: f16 or int8.")
-    ] = "f16",
+    kv_type: KVType = None,
     vs: Annotated[
         str | None, typer.Option("--vs", help="Measure a peer, in turns: llama.cpp.")
     ] = None,
@@ -83,14 +79,15 @@ def command(
 
     from localllm.evaluate.bench import BenchPlan, benchmark, benchmark_synthetic
 
+    settled = settle(EngineOptions(threads=threads, kv_type=kv_type))
     plan = BenchPlan(
         prefill=prefill,
         decode=decode,
         batches=batches,
         depths=depths,
         repetitions=repetitions,
-        threads=threads,
-        kv_type=kv_type,
+        threads=settled.threads,
+        kv_type=settled.kv_type or "f16",
         versus=vs,
         startup=startup,
         copying=copying,
@@ -99,7 +96,7 @@ def command(
         if synthetic is None:
             found = find(model)
             name = found.name
-            packed = packed_cache(settle(EngineOptions()).packed_cache)
+            packed = packed_cache(settled.packed_cache)
             report = benchmark(found.path, plan, packed, line.say)
         else:
             name = f"{synthetic} {quant} (random weights)"

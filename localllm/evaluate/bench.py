@@ -21,7 +21,7 @@ import numpy as np
 import localllm
 from localllm import _native
 from localllm.engine import memory
-from localllm.engine.machine import default_threads
+from localllm.engine.machine import default_threads, require_threads
 from localllm.engine.pages import PAGE_SIZE
 from localllm.errors import LocalLLMError, UsageError
 from localllm.evaluate.contestants import (
@@ -116,11 +116,8 @@ class BenchPlan:
     def __post_init__(self) -> None:
         if self.versus not in (None, LlamaCpp.name):
             raise UsageError(f"--vs {self.versus}: the peer must be {LlamaCpp.name}")
-        if self.kv_type not in memory.KV_BYTES:
-            known = ", ".join(memory.KV_BYTES)
-            raise UsageError(f"--kv-type {self.kv_type}: must be one of {known}")
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise UsageError(f"--threads {self.threads}: must be >= 1 and <= 1024")
+        memory.require_known(self.kv_type)
+        require_threads(self.threads)
 
     def works(self) -> list[Work]:
         """Every measurement, prefill first."""

@@ -10,10 +10,10 @@ import pytest
 from localllm.engine.pages import PAGE_SIZE
 from localllm.engine.sequence import Stats
 from localllm.errors import LocalLLMError, UsageError
-from localllm.evaluate import copying
+from localllm.evaluate import contestants, copying
 from localllm.evaluate.bench import BenchPlan, Work, _measure, benchmark, benchmark_synthetic
 from localllm.evaluate.charts import svg_chart, text_chart
-from localllm.evaluate.contestants import Localllm
+from localllm.evaluate.contestants import LlamaCpp, Localllm
 from localllm.evaluate.copying import copying_task, measure_copying
 from localllm.evaluate.startup import measure_startup
 from localllm.evaluate.synthetic import models, random_model
@@ -63,6 +63,21 @@ def test_beside_the_peer(path):
         theirs = row["contestants"]["llama.cpp"]["median"]
         assert row["ratio"] == pytest.approx(row["tokens_per_second"] / theirs)
         assert list(row["contestants"]) == ["localllm", "llama.cpp"]
+
+
+@pytest.mark.peer
+def test_more_sequences_than_the_peer_holds(path):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    most = llama_cpp.llama_max_parallel_sequences()
+    with pytest.raises(UsageError, match=rf"--batch {most + 1}: .* at most {most} sequences"):
+        LlamaCpp(path, (most + 1) * PAGE_SIZE, most + 1, 1, "f16")
+
+
+def test_too_little_memory(path, monkeypatch):
+    monkeypatch.setattr(contestants, "available_memory", lambda: 1 << 20)
+    with pytest.raises(LocalLLMError, match=r"not enough memory: .* 1\.05 MB are") as caught:
+        benchmark(path, small())
+    assert caught.value.hint == "fewer sequences, a smaller --depth or a smaller model need less"
 
 
 @pytest.mark.parametrize("names", [("no-such-model", "Q4_K_M"), ("llama-3.2-1b", "Q9")])
