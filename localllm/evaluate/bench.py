@@ -6,6 +6,7 @@ all; medians and their spread are reported. Tokens are random: nothing depends o
 
 from __future__ import annotations
 
+import platform
 import shutil
 import tempfile
 import time
@@ -143,8 +144,9 @@ def benchmark(
     Returns:
         `prefill_tokens_per_second` and `decode_tokens_per_second` (batch 1, depth 0), `results`
         with a row for each measurement, and what was measured: model, file_bytes, threads, isa,
-        kv_type, version, versus, versus_version (of llama-cpp-python), repetitions, load_seconds,
-        peak_memory_bytes (of this process; None beside a peer, whose memory would be in it).
+        kv_type, version, python_version, numpy_version, versus, versus_version (of
+        llama-cpp-python), repetitions, load_seconds, peak_memory_bytes (of this process; None
+        beside a peer, whose memory would be in it).
         `startup` and `copying`: None where not asked for. A row has the rates of every one of its
         `contestants` (see `summary`), `tokens_per_second`, the median of localllm's, and, beside
         a peer, the `ratio` of that to the peer's.
@@ -175,6 +177,8 @@ def benchmark(
         "isa": _native.isa(),
         "kv_type": plan.kv_type,
         "version": localllm.__version__,
+        "python_version": platform.python_version(),
+        "numpy_version": np.__version__,
         "versus": plan.versus,
         "versus_version": peer_version,
         "repetitions": plan.repetitions,
