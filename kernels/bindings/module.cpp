@@ -150,7 +150,7 @@ NB_MODULE(_native, m) {
         "dequantize",
         [](const std::string& type, Bytes data, nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
             const Type t = type_named(type);
-            check_weight(t, 1, 1, static_cast<int64_t>(out.size()), data.size());
+            checked_weight(t, 1, 1, static_cast<int64_t>(out.size()), data.size());
             dequantize(t, data.data(), out.size(), out.data());
         },
         nb::arg("type"), nb::arg("data").noconvert(), nb::arg("out").noconvert());
