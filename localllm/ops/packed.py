@@ -235,5 +235,6 @@ def _identity(weights: Sequence[Weight]) -> str:
         middle = weight.data.size // 2
         for part in (weight.data[:64], weight.data[middle : middle + 64], weight.data[-64:]):
             known.update(part.tobytes())
-        weight.info.release()  # each sample made the system map much around it
+    for weight in weights:  # when all are done: each sample made the system map much around it
+        weight.info.release()
     return known.hexdigest()
