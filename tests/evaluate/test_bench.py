@@ -1,6 +1,7 @@
 """The benchmark: its report's shape, its limits; no timing is asserted."""
 
 import json
+import sys
 from statistics import median
 from xml.etree import ElementTree
 
@@ -156,6 +157,14 @@ def test_startup(path, peer):
         ratio = row["peak_memory_bytes"] / path.stat().st_size
         assert row["peak_memory_to_file"] == pytest.approx(ratio)
         assert not row["kept"]  # too small
+
+
+def test_a_start_imports_nothing_from_the_current_folder(path, tmp_path, monkeypatch):
+    for name in ("numpy", "pathlib", "localllm"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('from the current folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["", *sys.path])
+    assert measure_startup(path, 1, 1, "f16", 1, None, lambda text: None)
 
 
 def test_a_start_that_fails_says_why(tmp_path):
