@@ -49,7 +49,7 @@ class Localllm:
         self, path: Path, room: int, threads: int, kv_type: str, packed: PackedCache | None
     ) -> None:
         start = time.perf_counter()
-        file = GGUFFile.open(path)
+        self.file = file = GGUFFile.open(path)
         model = load_definition(file)
         need = memory.estimate(file, model.config, room, kv_type)
         available = available_memory()
@@ -82,6 +82,7 @@ class Localllm:
             length = part.shape[1]
             last = start + length == count
             rows = np.arange(1, sequences + 1, dtype=np.int32) * length - 1
+            self.file.require_unchanged()  # embeddings are read from the mapped file
             self.runner.step(
                 Batch(
                     tokens=part.reshape(-1),

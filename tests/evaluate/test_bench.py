@@ -10,7 +10,7 @@ import pytest
 
 from localllm.engine.pages import PAGE_SIZE
 from localllm.engine.sequence import Stats
-from localllm.errors import LocalLLMError, UsageError
+from localllm.errors import LocalLLMError, ModelFileError, UsageError
 from localllm.evaluate import contestants, copying
 from localllm.evaluate.bench import BenchPlan, Work, _measure, benchmark, benchmark_synthetic
 from localllm.evaluate.charts import svg_chart, text_chart
@@ -142,6 +142,15 @@ def test_a_rewound_sequence_goes_on_from_there(path):
     contestant.rewind(3)
     contestant.step(tokens[:, 3:])
     np.testing.assert_array_equal(outputs[0], outputs[1])
+
+
+def test_a_file_that_is_cut_short_meanwhile(tmp_path):
+    path = random_model(tmp_path / "model.gguf", "llama", "Q8_0")
+    contestant = Localllm(path, PAGE_SIZE, 1, "f16", None)
+    with path.open("r+b") as file:
+        file.truncate(4096)
+    with pytest.raises(ModelFileError, match="was truncated while in use"):
+        contestant.step(np.zeros((1, 1), np.int32))
 
 
 @pytest.mark.parametrize("peer", [None, pytest.param("llama.cpp", marks=pytest.mark.peer)])
