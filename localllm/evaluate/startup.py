@@ -96,11 +96,15 @@ def _start(contestant: str, settings: Sequence[str], folder: str) -> Start:
             text=True,
         ) as process:
             assert process.stdout is not None
-            said = process.stdout.readline()
-            first_token = time.perf_counter() - start
-            memory = process.stdout.read()
-            process.wait()
-            end = time.perf_counter() - start
+            try:
+                said = process.stdout.readline()
+                first_token = time.perf_counter() - start
+                memory = process.stdout.read()
+                process.wait()
+                end = time.perf_counter() - start
+            except BaseException:  # a signal: nobody waits for the rest
+                process.kill()
+                raise
         if process.returncode or said.strip() != "token":
             errors.seek(0)
             lines = errors.read().strip().splitlines() or [f"exit code {process.returncode}"]

@@ -303,6 +303,32 @@ def test_ctrl_c_while_modules_are_imported(
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+ENDED = """
+import os, signal, sys
+from pathlib import Path
+import localllm.evaluate.bench as bench
+from localllm.cli.app import main
+
+def end(path, entry, quantisation):
+    path.write_bytes(b"weights")
+    print(path, flush=True)
+    for number in signal.SIGTERM, signal.SIGHUP:
+        os.kill(os.getpid(), number)
+
+bench.catalog_model = end
+main(["bench", "--synthetic", "qwen3-0.6b"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_what_is_ended_cleans_up(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED], capture_output=True, env=environment, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (128 + 15, b"")
+    assert not Path(os.fsdecode(done.stdout.strip())).parent.exists()
+
+
 def test_a_closed_pipe_is_quiet(environment: dict[str, str]) -> None:
     read, write = os.pipe()
     os.close(read)
