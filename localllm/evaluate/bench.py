@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 import localllm
-from localllm import _native
 from localllm.engine import memory
-from localllm.engine.machine import default_threads, require_threads
+from localllm.engine.machine import default_threads, kernels, require_threads
 from localllm.engine.pages import PAGE_SIZE
 from localllm.errors import LocalLLMError, UsageError
 from localllm.evaluate.contestants import (
@@ -152,8 +151,10 @@ def benchmark(
         a peer, the `ratio` of that to the peer's.
 
     Raises:
+        UsageError: `LOCALLLM_ISA` asks for kernels that cannot run here.
         LocalLLMError: the peer is not installed, or the model does not fit.
     """
+    isa = kernels()
     threads = plan.threads or default_threads()
     file = GGUFFile.open(path)
     vocabulary = load_definition(file).config.vocab
@@ -174,7 +175,7 @@ def benchmark(
         "model": str(path),
         "file_bytes": file.nbytes,
         "threads": threads,
-        "isa": _native.isa(),
+        "isa": isa,
         "kv_type": plan.kv_type,
         "version": localllm.__version__,
         "python_version": platform.python_version(),
@@ -198,9 +199,10 @@ def benchmark_synthetic(
     """Measure random weights in the shape of a catalog model; returns as `benchmark`.
 
     Raises:
-        UsageError: an unknown catalog name or quantisation.
+        UsageError: see `benchmark`; or an unknown catalog name or quantisation.
         LocalLLMError: see `benchmark`; or there is no room for the file.
     """
+    kernels()  # what is missing is said before weights are made
     say(f"making random weights of {name}'s shape")
     with _synthetic_file(name, quantisation) as path:
         packed = PackedCache(path.parent / "packed", 1 << 40)  # as a model that stays has them

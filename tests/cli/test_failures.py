@@ -63,7 +63,12 @@ def test_one_line(
 
 
 def test_a_setting_for_kernels_that_are_not_there(process: Run, model: Path) -> None:
-    for arguments in (["run", model, "hi"], ["doctor"]):
+    for arguments in (
+        ["run", model, "hi"],
+        ["doctor"],
+        ["bench", model],
+        ["bench", "--synthetic", "qwen3-0.6b"],
+    ):
         result = process(*arguments, LOCALLLM_ISA="nonsense")
         assert result.code == 2
         assert result.error.startswith("error: LOCALLLM_ISA=nonsense")
