@@ -120,13 +120,13 @@ class BenchPlan:
         require_threads(self.threads)
 
     def works(self) -> list[Work]:
-        """Every measurement, prefill first."""
+        """Every measurement once, prefill first."""
         decodes = [
             Work("decode", self.decode, batch, depth)
             for depth in self.depths
             for batch in self.batches
         ]
-        return [Work("prefill", self.prefill, 1, 0), *decodes]
+        return list(dict.fromkeys([Work("prefill", self.prefill, 1, 0), *decodes]))
 
 
 def benchmark(

@@ -55,6 +55,15 @@ def test_report(path):
         assert report[absent] is None
 
 
+def test_what_is_asked_for_twice_is_measured_once():
+    works = small(batches=(2, 1, 2), depths=(1, 1)).works()
+    assert [(work.kind, work.batch, work.depth) for work in works] == [
+        ("prefill", 1, 0),
+        ("decode", 2, 1),
+        ("decode", 1, 1),
+    ]
+
+
 @pytest.mark.peer
 def test_beside_the_peer(path):
     llama_cpp = pytest.importorskip("llama_cpp")
