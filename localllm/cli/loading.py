@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from localllm.cli.options import EngineOptions
 from localllm.cli.settings import engine_arguments, settle
 from localllm.hub.names import LocalModel, resolve
-from localllm.terminal import decode_utf8
+from localllm.terminal import decode_utf8, one_line
 
 if TYPE_CHECKING:
     from localllm.engine.engine import Engine
@@ -63,7 +63,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Replace the line."""
         if self._shown:
-            text = text[: shutil.get_terminal_size().columns - 1]
+            text = one_line(text)[: shutil.get_terminal_size().columns - 1]
             print(f"\r{text:<{self._length}}", end="", file=sys.stderr, flush=True)
             self._length = len(text)
 
