@@ -39,6 +39,23 @@ def test_run_keeps_packed_weights_and_clear_removes_them(localllm: Run, model: P
     assert state(localllm)["bytes"] == 0
 
 
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_what_cannot_be_removed(
+    localllm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+) -> None:
+    def fail(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    place = {"XDG_CACHE_HOME": str(tmp_path)}
+    folder = Path(json.loads(localllm("cache", "--json", **place).out)["folder"])
+    folder.mkdir(parents=True)
+    (folder / "x.packed").write_bytes(b"weights")
+    monkeypatch.setattr(Path, "unlink", fail)
+    result = localllm("cache", "--clear", *flags, **place)
+    assert (result.code, result.out) == (1, "")
+    assert result.error == (f"error: {folder}: 1 of 1 files cannot be removed: Permission denied\n")
+
+
 def test_no_space_no_files(localllm: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert localllm("run", model, "hello", "--max-tokens", 4, "--packed-cache", 0).code == 0
     assert state(localllm)["files"] == 0
