@@ -152,14 +152,12 @@ def benchmark(
 
     Raises:
         UsageError: `LOCALLLM_ISA` asks for kernels that cannot run here.
-        LocalLLMError: the peer is not installed, or the model does not fit.
+        LocalLLMError: the peer cannot be used, or the model does not fit.
     """
-    isa = kernels()
+    isa, peer_version = _found(plan)
     threads = plan.threads or default_threads()
     file = GGUFFile.open(path)
     vocabulary = load_definition(file).config.vocab
-    # What is missing is said before anything is measured.
-    peer_version = silent_llama_cpp()[0].__version__ if plan.versus else None
     task = copying_task(file) if plan.copying else None
     common = threads, plan.kv_type, plan.repetitions
     # First, while this process holds no weights.
@@ -202,12 +200,17 @@ def benchmark_synthetic(
         UsageError: see `benchmark`; or an unknown catalog name or quantisation.
         LocalLLMError: see `benchmark`; or there is no room for the file.
     """
-    kernels()  # what is missing is said before weights are made
+    _found(plan)
     say(f"making random weights of {name}'s shape")
     with _synthetic_file(name, quantisation) as path:
         packed = PackedCache(path.parent / "packed", 1 << 40)  # as a model that stays has them
         report = benchmark(path, plan, packed, say)
     return report | {"model": name, "quantisation": quantisation}
+
+
+def _found(plan: BenchPlan) -> tuple[str, str | None]:
+    """The kernels and the peer's version; what is missing is said before anything is made."""
+    return kernels(), silent_llama_cpp()[0].__version__ if plan.versus else None
 
 
 def _contest(

@@ -11,7 +11,7 @@ import pytest
 from localllm.engine.pages import PAGE_SIZE
 from localllm.engine.sequence import Stats
 from localllm.errors import LocalLLMError, ModelFileError, UsageError
-from localllm.evaluate import contestants, copying
+from localllm.evaluate import bench, contestants, copying
 from localllm.evaluate.bench import BenchPlan, Work, _measure, benchmark, benchmark_synthetic
 from localllm.evaluate.charts import svg_chart, text_chart
 from localllm.evaluate.contestants import LlamaCpp, Localllm
@@ -73,6 +73,25 @@ def test_beside_the_peer(path):
         theirs = row["contestants"]["llama.cpp"]["median"]
         assert row["ratio"] == pytest.approx(row["tokens_per_second"] / theirs)
         assert list(row["contestants"]) == ["localllm", "llama.cpp"]
+
+
+@pytest.mark.parametrize(
+    ("module", "problem"),
+    [
+        ("raise OSError('libllama.so: no such file')", "libllama.so: no such file"),
+        ("__version__ = '0.1'", "module 'llama_cpp' has no attribute 'GGML_TYPE_Q8_0'"),
+    ],
+)
+def test_a_peer_that_is_broken(tmp_path, monkeypatch, module, problem):
+    (tmp_path / "llama_cpp.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
+    monkeypatch.setattr(bench, "silent_llama_cpp", contestants.silent_llama_cpp.__wrapped__)
+    monkeypatch.setattr(bench, "catalog_model", None)  # nothing is made
+    with pytest.raises(LocalLLMError) as caught:
+        benchmark_synthetic("qwen3-0.6b", "Q8_0", small(versus="llama.cpp"))
+    assert caught.value.message.endswith(f"llama-cpp-python cannot be used: {problem}")
+    sys.modules.pop("llama_cpp", None)
 
 
 @pytest.mark.peer
