@@ -205,7 +205,7 @@ def test_a_start_imports_nothing_from_the_current_folder(path, tmp_path, monkeyp
 
 
 def test_a_start_that_fails_says_why(tmp_path):
-    with pytest.raises(LocalLLMError, match=r"start-up of localllm: .*no such file"):
+    with pytest.raises(LocalLLMError, match=r"^start-up of localllm: \S*none\.gguf: no such file"):
         measure_startup(tmp_path / "none.gguf", 1, 1, "f16", 1, None, lambda text: None)
 
 
