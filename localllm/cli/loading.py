@@ -28,8 +28,10 @@ def load_engine(model: LocalModel, options: EngineOptions) -> tuple[Engine, floa
         arguments["drafter"] = None
     with progress(f"loading {model.name} …"):
         start = time.perf_counter()
-        from localllm.engine.engine import Engine
+        from localllm.engine.engine import Engine, require_drafts
 
+        if small is not None:  # said before minutes are spent on loading
+            require_drafts(settled.device or "cpu", settled.kv_cache is not False)
         engine = Engine.load(model.path, **arguments)
         if small is not None:
             engine.draft_with(Engine.load(small.path, **arguments | {"context": engine.context}))

@@ -76,6 +76,23 @@ def test_drafts_change_no_token(localllm: Run, model: Path, draft: str) -> None:
     assert drafted["token_ids"] == plain["token_ids"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--device", "cuda"), "with --device cuda, only on the cpu"),
+        (("--no-kv-cache",), "without the KV cache"),
+    ],
+)
+def test_where_no_model_drafts(
+    localllm: Run, model: Path, tmp_path: Path, flags: tuple[str, ...], problem: str
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.touch()  # it is not opened
+    result = localllm("run", broken, "hello", "--draft", model, *flags)
+    assert result.code == 2
+    assert result.error == f"error: --draft: nothing is drafted {problem}\n"
+
+
 def test_a_draft_model_of_another_vocabulary(localllm: Run, model: Path, tmp_path: Path) -> None:
     from localllm.evaluate.synthetic import random_model
 
