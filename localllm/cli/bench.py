@@ -28,8 +28,9 @@ def command(
         typer.Option("--synthetic", help="Random weights of this catalog model's shape instead."),
     ] = None,
     quant: Annotated[
-        str, typer.Option("--quant", help="How synthetic weights are stored.")
-    ] = "Q4_K_M",
+        str | None,
+        typer.Option("--quant", help="How synthetic weights are stored; default: Q4_K_M."),
+    ] = None,
     threads: Threads = None,
     prefill: Annotated[int, typer.Option("--prefill", help="Tokens of the prompt.")] = 512,
     decode: Annotated[int, typer.Option("--decode", help="Tokens of the answer.")] = 64,
@@ -70,6 +71,8 @@ def command(
     """Measure the speed of a model on this machine."""
     if (model is None) == (synthetic is None):
         raise UsageError("give either MODEL or --synthetic NAME")
+    if quant is not None and synthetic is None:
+        raise UsageError(f"--quant {quant}: a file is stored as it is; goes with --synthetic NAME")
     for flag, value in (("prefill", prefill), ("decode", decode), ("repetitions", repetitions)):
         if value < 1:
             raise UsageError(f"--{flag} {value}: must be >= 1")
@@ -100,6 +103,7 @@ def command(
             packed = packed_cache(settled.packed_cache)
             report = benchmark(found.path, plan, packed, line.say)
         else:
+            quant = quant or "Q4_K_M"
             name = f"{synthetic} {quant} (random weights)"
             report = benchmark_synthetic(synthetic, quant, plan, line.say)
     name = one_line(name)

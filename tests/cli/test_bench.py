@@ -107,6 +107,7 @@ def test_synthetic(localllm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--plot", "none/bars.svg"], "--plot none/bars.svg: there is no folder none"),
         (["--plot", "/dev/full/bars.svg"], "--plot /dev/full/bars.svg: there is no folder"),
         (["--plot", "-", "--json"], "--plot - and --json both write to stdout"),
+        (["--quant", "Q8_0"], "--quant Q8_0: "),
         (["--kv-type", "f8"], "--kv-type f8"),
         (["--threads", "0"], "--threads 0"),
     ],
