@@ -61,11 +61,14 @@ def test_no_space_no_files(localllm: Run, model: Path, monkeypatch: pytest.Monke
     assert state(localllm)["files"] == 0
     monkeypatch.setenv("LOCALLLM_PACKED_CACHE", "0")
     assert state(localllm)["limit"] == 0
-    result = localllm("run", model, "hello", "--packed-cache", -1)
-    assert (result.code, result.error) == (
-        2,
-        "error: --packed-cache -1.0: must be >= 0 and <= 1000000\n",
-    )
+    for result in (
+        localllm("run", model, "hello", "--packed-cache", -1),
+        localllm("cache", LOCALLLM_PACKED_CACHE="-1"),
+    ):
+        assert result.code == 2
+        assert result.error.startswith(
+            "error: packed-cache -1.0: must be >= 0 and <= 1000000 (set by LOCALLLM_PACKED_CACHE, "
+        )
 
 
 @pytest.mark.parametrize("draft", ["none", "lookup", "the model"])
