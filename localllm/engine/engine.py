@@ -133,9 +133,11 @@ class Engine:
                 )
             else:
                 runner = _eager_runner(model, pages, device)
+            vocabulary = tokenizer.result()
+        file.release()  # each small thing that was read had much around it mapped
         engine = cls(
             runner,
-            tokenizer.result(),
+            vocabulary,
             file,
             config,
             context=chosen,
