@@ -172,6 +172,14 @@ class Engine:
         """Answer a prompt, a token at a time; closing the iterator gives the pages back.
 
         Raises:
+            UsageError, ContextFullError: as of ``sequence``.
+        """
+        return self.run(self.sequence(prompt, params))
+
+    def sequence(self, prompt: Ids[int], params: GenerationParams) -> Sequence:
+        """What ``add`` takes: a checked prompt and everything its answer needs. Any thread may ask.
+
+        Raises:
             UsageError: an empty prompt, or a token id outside the vocabulary.
             ContextFullError: the prompt leaves no room in the context.
         """
@@ -186,7 +194,20 @@ class Engine:
         if params.max_tokens is not None:
             longest = min(longest, len(tokens) + params.max_tokens)
         speculation = Speculation(self.drafter()) if self.drafter and self.kv_cache else None
-        return self.run(Sequence(tokens, sampler, stream, longest, speculation))
+        return Sequence(tokens, sampler, stream, longest, speculation)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; ``step`` fills its outbox."""
+        self._scheduler.add(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take the pages of a sequence back; one that has ended is left alone."""
+        self._scheduler.remove(sequence)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a sequence to step."""
+        return bool(self._scheduler.running or self._scheduler.waiting)
 
     def logits(self, tokens: Ids[int], rows: int = 128) -> Iterator[Logits]:
         """Logits after every token of a text, float32[<= rows, vocab] at a time, nothing drawn.
@@ -236,7 +257,7 @@ class Engine:
     def run(self, sequence: Sequence) -> Iterator[Token]:
         """The tokens of a sequence that fits the context; closing it gives the pages back."""
         self.last_stats = sequence.stats
-        self._scheduler.add(sequence)
+        self.add(sequence)
         try:
             while True:
                 while not sequence.outbox:
@@ -248,7 +269,7 @@ class Engine:
                 if token.finish_reason is not None:
                     return
         finally:
-            self._scheduler.remove(sequence)
+            self.remove(sequence)
 
     def compute(self, batch: Batch) -> Logits:
         """The logits of a batch, float32[R, vocab].
