@@ -1,10 +1,11 @@
 """Measures this machine and writes docs/benchmarks.md; `make bench` runs it.
 
-    python tools/benchmarks.py [--vs llama.cpp] [--only llama-3.2-1b:Q4_K_M:start]... [--fresh]
+    python tools/benchmarks.py [--vs llama.cpp] [--only llama-3.2-1b:Q4_K_M:start]... [--resume]
 
 The models are random weights in the shapes of catalog models, which are as fast as trained ones.
 Every piece is one `localllm bench --json`; its report is kept in build/benchmarks, so that a run
-that was ended goes on where it was. All pieces take about 20 minutes on two cores.
+that was ended goes on where it was with --resume. The page shows every report that is kept. All
+pieces take about 20 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from localllm.evaluate.contestants import LlamaCpp
 from localllm.evaluate.synthetic import catalog_model
-from localllm.evaluate.tables import spread
+from localllm.evaluate.tables import spread, start_label
 from localllm.hub.catalog import load_catalog
 from localllm.units import in_bytes
 
@@ -38,7 +39,19 @@ PIECES = {
     "deep": ("--prefill", "1", "--decode", "64", "--depth", "4096", "--kv-type", "int8"),
     "start": ("--prefill", "1", "--decode", "1", "--startup", "--copy"),
 }
+NAMES = [
+    f"{model}:{quantisation}:{piece}"
+    for model in MODELS
+    for quantisation in TYPES
+    for piece in PIECES
+]
 REPETITIONS = "3"
+VERSIONS = {  # of what was measured, in its report
+    "localllm": "version",
+    "Python": "python_version",
+    "numpy": "numpy_version",
+    "llama-cpp-python": "versus_version",
+}
 
 
 def localllm(*arguments: str) -> Any:
@@ -65,7 +78,12 @@ def place(model: str, quantisation: str, piece: str) -> Path:
     return RESULTS / f"{model}-{quantisation}-{piece}.json"
 
 
-def measure(names: list[str], peer: list[str]) -> None:
+def reported(path: Path, peer: str | None) -> bool:
+    """Whether a report is kept there, and of the peer too where one is asked for."""
+    return path.exists() and peer in (None, json.loads(path.read_text())["versus"])
+
+
+def measure(names: list[str], peer: str | None) -> None:
     """Measure the pieces of these names that have no report yet."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     for model in MODELS:
@@ -74,7 +92,7 @@ def measure(names: list[str], peer: list[str]) -> None:
                 piece
                 for piece in PIECES
                 if f"{model}:{quantisation}:{piece}" in names
-                and not place(model, quantisation, piece).exists()
+                and not reported(place(model, quantisation, piece), peer)
             ]
             if not missing:
                 continue
@@ -83,8 +101,10 @@ def measure(names: list[str], peer: list[str]) -> None:
             try:
                 for piece in missing:
                     print(f"{model} {quantisation} {piece}", file=sys.stderr)
-                    flags = (*PIECES[piece], "--repetitions", REPETITIONS)
-                    found = localllm("bench", str(file), *flags, *peer)
+                    # The user's settings are not what is shown here; a piece may say otherwise.
+                    flags = ["--kv-type", "f16", *PIECES[piece], "--repetitions", REPETITIONS]
+                    flags += ["--vs", peer] if peer else []
+                    found = localllm("bench", str(file), *flags)
                     place(model, quantisation, piece).write_text(json.dumps(found))
             finally:
                 file.unlink()
@@ -126,7 +146,7 @@ def start_rows() -> Iterator[list[str]]:
             memory = row["peak_memory_bytes"]
             yield [
                 name,
-                f"{row['contestant']}, {row['start']} start",
+                start_label(row),
                 spread(row["first_token_seconds"]),
                 spread(row["exit_seconds"]),
                 in_bytes(memory) if memory else "-",
@@ -152,23 +172,21 @@ def page() -> str:
     """The whole page."""
     machine = localllm("doctor")
     found = [report for piece in PIECES for _, report in reports(piece)]
-    newest = date.fromtimestamp(max(path.stat().st_mtime for path in RESULTS.glob("*.json")))
-    versions = [f"localllm {machine['version']}", f"Python {platform.python_version()}"]
-    versions.append(f"numpy {version('numpy')}")
-    versions += sorted(
-        {f"llama-cpp-python {report['versus_version']}" for report in found if report["versus"]}
+    paths = {name: place(*name.split(":")) for name in NAMES}
+    missing = [name.replace(":", " ") for name, path in paths.items() if not path.exists()]
+    times = [path.stat().st_mtime for path in paths.values() if path.exists()]
+    days = [str(date.fromtimestamp(time)) for time in (min(times), max(times))]
+    measured = " to ".join(dict.fromkeys(days))
+    versions = dict.fromkeys(
+        f"{name} {report[key]}"
+        for name, key in VERSIONS.items()
+        for report in found
+        if report.get(key)
     )
-    missing = [
-        f"{model} {quantisation} {piece}"
-        for model in MODELS
-        for quantisation in TYPES
-        for piece in PIECES
-        if not place(model, quantisation, piece).exists()
-    ]
     return f"""\
 # Benchmarks
 
-`make bench` measured this ({newest}) and wrote this page; on your machine it writes yours.
+`make bench` measured this ({measured}) and wrote this page; on your machine it writes yours.
 `make bench VS=llama.cpp` measures the peer too (`.venv/bin/pip install '.[llamacpp]'` installs it).
 `python tools/benchmarks.py --help` says more, and `tools/peers/compare.py` runs the peers' own
 benchmark programs in turns with localllm.
@@ -226,26 +244,22 @@ that the model itself is for must be the same both ways.
 
 def main() -> None:
     """The command line."""
-    names = [
-        f"{model}:{quantisation}:{piece}"
-        for model in MODELS
-        for quantisation in TYPES
-        for piece in PIECES
-    ]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--vs", metavar="PEER", help="measure llama.cpp too, in turns")
+    parser.add_argument("--vs", choices=[LlamaCpp.name], help="measure the peer too, in turns")
     parser.add_argument(
-        "--only", action="append", choices=names, metavar="PIECE", help="repeatable; default: all"
+        "--only", action="append", choices=NAMES, metavar="PIECE", help="repeatable; default: all"
     )
-    parser.add_argument("--fresh", action="store_true", help="measure again what was measured")
+    parser.add_argument(
+        "--resume", action="store_true", help="measure only what a run that was ended left out"
+    )
     options = parser.parse_args()
-    only = options.only or names
-    if options.fresh:
-        for name in only:
+    names = options.only or NAMES
+    if not options.resume:  # all at once: what an ended run leaves for --resume is its own
+        for name in names:
             place(*name.split(":")).unlink(missing_ok=True)
-    measure(only, ["--vs", options.vs] if options.vs else [])
+    measure(names, options.vs)
     PAGE.write_text(page(), encoding="utf-8")
     print(f"{PAGE} is written")
 

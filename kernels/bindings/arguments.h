@@ -40,23 +40,25 @@ inline Type type_named(const std::string& name) {
     throw nb::value_error(("unknown weight type: " + name).c_str());
 }
 
-// Throws when a weight's size is impossible or its columns do not fill whole blocks.
-inline void check_shape(Type type, int64_t matrices, int64_t rows, int64_t cols) {
-    constexpr int64_t most = int64_t{1} << 31;
+// A weight that is not packed yet. Throws when its size is impossible or its columns do not fill whole blocks.
+inline PackedMatrix checked_shape(Type type, int64_t matrices, int64_t rows, int64_t cols) {
+    constexpr int64_t most = (int64_t{1} << 31) - kSuper;  // rounded up to panels and units it is an int still
     require(matrices > 0 && rows > 0 && cols > 0 && matrices < most && rows < most && cols < most,
             "weight: empty or too large");
     require(static_cast<double>(matrices) * static_cast<double>(rows) * static_cast<double>(cols) < 1e15,
             "weight: empty or too large");
     require(cols % format(type).block == 0,
             std::string(format(type).name) + " weight: columns are not a multiple of the block size");
+    return {type, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols)};
 }
 
-// Throws when a weight of row-major GGUF blocks has an impossible shape or the data has another size.
-inline void check_weight(Type type, int64_t matrices, int64_t rows, int64_t cols, size_t bytes) {
+// The same for row-major GGUF blocks; throws when the data has another size, too.
+inline PackedMatrix checked_weight(Type type, int64_t matrices, int64_t rows, int64_t cols, size_t bytes) {
     const Format& f = format(type);
-    check_shape(type, matrices, rows, cols);
+    const PackedMatrix shape = checked_shape(type, matrices, rows, cols);
     require(bytes / rows / matrices == static_cast<size_t>(cols / f.block * f.bytes) && bytes % (rows * matrices) == 0,
             std::string(f.name) + " weight: the data does not have the size of its shape");
+    return shape;
 }
 
 // Adds the Program class to the module.

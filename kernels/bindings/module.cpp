@@ -119,9 +119,7 @@ NB_MODULE(_native, m) {
     m.def(
         "packed_size",
         [](const std::string& type, int64_t matrices, int64_t rows, int64_t cols) {
-            const Type t = type_named(type);
-            check_shape(t, matrices, rows, cols);
-            return PackedMatrix(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols)).bytes();
+            return checked_shape(type_named(type), matrices, rows, cols).bytes();
         },
         nb::arg("type"), nb::arg("matrices"), nb::arg("rows"), nb::arg("cols"));
     m.def(
@@ -152,7 +150,7 @@ NB_MODULE(_native, m) {
         "dequantize",
         [](const std::string& type, Bytes data, nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
             const Type t = type_named(type);
-            check_weight(t, 1, 1, static_cast<int64_t>(out.size()), data.size());
+            checked_weight(t, 1, 1, static_cast<int64_t>(out.size()), data.size());
             dequantize(t, data.data(), out.size(), out.data());
         },
         nb::arg("type"), nb::arg("data").noconvert(), nb::arg("out").noconvert());

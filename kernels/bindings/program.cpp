@@ -45,12 +45,10 @@ class Builder {
     std::vector<nb::object> kept;  // arrays whose memory the program reads in place
 
     int weight(const std::string& type, int64_t matrices, int64_t rows, int64_t cols, Bytes data) {
-        const Type t = type_named(type);
-        check_weight(t, matrices, rows, cols, data.size());
+        const PackedMatrix shape = checked_weight(type_named(type), matrices, rows, cols, data.size());
         nb::gil_scoped_release release;
         const std::lock_guard<std::mutex> lock(running_);
-        return program.add_weight(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols),
-                                  data.data());
+        return program.add_weight(shape, data.data());
     }
     // `shapes` holds type, matrices, rows and cols of each weight. Returns their checksums.
     std::vector<uint64_t> pack_weights(const std::vector<std::tuple<std::string, int64_t, int64_t, int64_t>>& shapes,
@@ -60,9 +58,7 @@ class Builder {
         int64_t end = 0;
         for (size_t i = 0; i < shapes.size(); ++i) {
             const auto& [type, matrices, rows, cols] = shapes[i];
-            const Type t = type_named(type);
-            check_weight(t, matrices, rows, cols, data[i].size());
-            const PackedMatrix shape(t, static_cast<int>(matrices), static_cast<int>(rows), static_cast<int>(cols));
+            const PackedMatrix shape = checked_weight(type_named(type), matrices, rows, cols, data[i].size());
             require(offsets[i] >= end && offsets[i] % 64 == 0, "weights: they overlap, or are not aligned");
             end = offsets[i] + static_cast<int64_t>(shape.bytes());
             sources.push_back({shape, data[i].data(), offsets[i]});
@@ -85,13 +81,11 @@ class Builder {
         return checksums;
     }
     int packed_weight(const std::string& type, int64_t matrices, int64_t rows, int64_t cols, Bytes packed) {
-        const Type t = type_named(type);
-        const int m = static_cast<int>(matrices), r = static_cast<int>(rows), c = static_cast<int>(cols);
-        check_shape(t, matrices, rows, cols);
-        require(packed.size() == PackedMatrix(t, m, r, c).bytes(), "weight: another size than packed");
+        const PackedMatrix shape = checked_shape(type_named(type), matrices, rows, cols);
+        require(packed.size() == shape.bytes(), "weight: another size than packed");
         require(reinterpret_cast<uintptr_t>(packed.data()) % 64 == 0, "weight: not aligned to 64 bytes");
         kept.push_back(nb::cast(packed));
-        return program.add_packed(t, m, r, c, packed.data());
+        return program.add_packed(shape, packed.data());
     }
     uint64_t checksum(Bytes data) {
         nb::gil_scoped_release release;
@@ -99,9 +93,8 @@ class Builder {
         return program.checksum(data.data(), data.size());
     }
     int table(const std::string& type, int64_t rows, int64_t cols, Bytes data) {
-        const Type t = type_named(type);
-        check_weight(t, 1, rows, cols, data.size());
-        program.tables.push_back({t, static_cast<int>(rows), static_cast<int>(cols), data.data()});
+        const PackedMatrix shape = checked_weight(type_named(type), 1, rows, cols, data.size());
+        program.tables.push_back({shape.type, shape.rows, shape.cols, data.data()});
         kept.push_back(nb::cast(data));
         return static_cast<int>(program.tables.size()) - 1;
     }
@@ -303,10 +296,9 @@ class Builder {
         require(s.selected_rows <= s.rows, "step: more rows selected than there are");
         for (size_t i = 0; i < selected.size(); ++i)
             require(selected.data()[i] >= 0 && selected.data()[i] < s.rows, "step: selected row outside the batch");
-        std::unique_lock<std::mutex> lock(running_, std::defer_lock);
         {
             nb::gil_scoped_release release;
-            lock.lock();
+            const std::lock_guard<std::mutex> lock(running_);
             program.run(s);
         }
         nb::dict results;
@@ -400,8 +392,7 @@ void bind_program(nb::module_& m) {
              nb::arg("down"), nb::arg("used"), nb::arg("normalise"), nb::arg("scale"), nb::arg("kind"))
         .def("output", &Builder::output, nb::arg("name"), nb::arg("buffer"))
         .def("step", &Builder::step, nb::arg("cache"), nb::arg("tokens").noconvert(), nb::arg("lengths").noconvert(),
-             nb::arg("past").noconvert(), nb::arg("tables").noconvert(), nb::arg("rows").noconvert())
-        .def_prop_ro("weight_bytes", [](const Builder& b) { return b.program.weight_memory.used(); });
+             nb::arg("past").noconvert(), nb::arg("tables").noconvert(), nb::arg("rows").noconvert());
 }
 
 }  // namespace localllm

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
 #include <span>
 #include <vector>
 
@@ -37,12 +36,10 @@ inline void append_tiles(std::vector<Tile>& out, int matrix, int start, int coun
     }
 }
 
-// Room for the activations of `rows` slots in at most `matrices` groups, of either kind.
-inline size_t quant_room(int rows, int matrices, int k) {
-    return (static_cast<size_t>(rows) + static_cast<size_t>(kTileColumns) * matrices) * (QuantTile::bytes(1, k) + 64);
-}
-inline size_t float_room(int rows, int matrices, int k) {
-    return (static_cast<size_t>(rows) + static_cast<size_t>(kTileColumns) * matrices) * (FloatTile::bytes(1, k) + 64);
+// Bytes of the activations of `rows` slots in at most `matrices` groups, as `TileOf`: QuantTile or FloatTile.
+template <class TileOf>
+size_t room(int64_t rows, int64_t matrices, int k) {
+    return static_cast<size_t>(rows + kTileColumns * matrices) * (TileOf::bytes(1, k) + 64);
 }
 
 // The activations prepared for some weights: where, and which kinds they read.
@@ -78,62 +75,81 @@ void prepare_tile(const Kernels& kernels, const Tile& tile, int k, const Prepare
     }
 }
 
+// Receives one panel's results with one tile: put(tile, first_row, count, values), where `count` of the 16 rows exist
+// and the values are [tile.valid][16] and may be changed.
+template <class Put>
+void put_panel(const PackedMatrix& weight, int panel, const Tile& tile, float* y, Put& put) {
+    const int row = panel * kPanelRows;
+    put(tile, row, std::min(kPanelRows, weight.rows - row), y);
+}
+
+// What a tile is multiplied as.
+inline QuantTile quants_of(const Prepared& activations, const Tile& tile, int k) {
+    return {activations.quants + tile.quant_offset, tile.columns(), k};
+}
+inline const float* floats_of(const Kernels& kernels, Type type, const Prepared& activations, const Tile& tile, int k) {
+    const FloatTile floats(activations.floats + tile.float_offset, tile.columns(), k);
+    return kernels.pairs(type) ? floats.pairs : floats.wide;
+}
+
 // So many tiles are multiplied one by one: unpacking the codes for each costs less than it does to expand them first,
 // and memory is read all the time.
 constexpr size_t kFewTiles = 3;
 
-// Multiplies slab `index` of the tiles' matrix with them; calls put(tile, first_row, count, values) for each panel of
-// it with each tile: `count` of the 16 rows exist, the values are [tile.valid][16] and may be changed.
 template <class Put>
-void multiply(const Kernels& kernels, const PackedMatrix& weight, int index, std::span<const Tile> tiles,
-              const Prepared& activations, Put put) {
-    const int type = static_cast<int>(weight.type), k = weight.cols, first_panel = index * kSlabPanels;
-    const int panels = std::min(kSlabPanels, weight.panels - first_panel);
-    auto data = [&](int panel) { return weight.panel(tiles[0].matrix, first_panel + panel); };
-    auto floats = [&](const Tile& tile) {
-        const FloatTile floats(activations.floats + tile.float_offset, tile.columns(), k);
-        return kernels.pairs(weight.type) ? floats.pairs : floats.wide;
-    };
-    auto quants = [&](const Tile& tile) {
-        return QuantTile(activations.quants + tile.quant_offset, tile.columns(), k);
-    };
-    auto put_panel = [&](const Tile& tile, int panel, float* y) {
-        const int row = (first_panel + panel) * kPanelRows;
-        put(tile, row, std::min(kPanelRows, weight.rows - row), y);
-    };
-    if (tiles.size() <= kFewTiles) {
-        alignas(64) float y[kTileColumns * kPanelRows];
-        for (int panel = 0; panel < panels; ++panel)
-            for (const Tile& tile : tiles) {
-                if (is_float(weight.type))
-                    kernels.floating[type][tile.slot](data(panel), k, floats(tile), y);
-                else
-                    kernels.quantised[type][tile.slot](data(panel), k, quants(tile), y);
-                put_panel(tile, panel, y);
-            }
-        return;
-    }
+void multiply_few(const Kernels& kernels, const PackedMatrix& weight, int first_panel, int panels,
+                  std::span<const Tile> tiles, const Prepared& activations, Put put) {
+    const int type = static_cast<int>(weight.type), k = weight.cols;
+    alignas(64) float y[kTileColumns * kPanelRows];
+    for (int panel = first_panel; panel < first_panel + panels; ++panel)
+        for (const Tile& tile : tiles) {
+            const uint8_t* data = weight.panel(tile.matrix, panel);
+            if (is_float(weight.type))
+                kernels.floating[type][tile.slot](data, k, floats_of(kernels, weight.type, activations, tile, k), y);
+            else
+                kernels.quantised[type][tile.slot](data, k, quants_of(activations, tile, k), y);
+            put_panel(weight, panel, tile, y, put);
+        }
+}
+
+template <class Put>
+void multiply_slabs(const Kernels& kernels, const PackedMatrix& weight, int first_panel, int panels,
+                    std::span<const Tile> tiles, const Prepared& activations, Put put) {
     constexpr size_t kTileSums = kSlabPanels * kTileColumns * kPanelRows;
-    thread_local std::unique_ptr<Slab> slab;
+    thread_local Slab slab;
     thread_local std::vector<float> sums;
-    if (!slab) slab = std::make_unique<Slab>();
     if (sums.size() < kTileSums * tiles.size()) sums.resize(kTileSums * tiles.size());
-    const int block = slab_columns(weight.type);
+    const int type = static_cast<int>(weight.type), k = weight.cols, block = slab_columns(weight.type);
     for (int first = 0; first < k; first += block) {
         const int count = std::min(block, k - first);
-        for (int panel = 0; panel < panels; ++panel) kernels.expand[type](data(panel), first, count, *slab, panel);
+        for (int panel = 0; panel < panels; ++panel)
+            kernels.expand[type](weight.panel(tiles[0].matrix, first_panel + panel), first, count, slab, panel);
         for (size_t i = 0; i < tiles.size(); ++i) {
             const int wide = tiles[i].columns() > kSlabTileWidth;
             float* y = sums.data() + kTileSums * i;
             if (is_float(weight.type))
-                kernels.slab_float[type][wide](*slab, first, count, floats(tiles[i]), y);
+                kernels.slab_float[type][wide](slab, first, count,
+                                               floats_of(kernels, weight.type, activations, tiles[i], k), y);
             else
-                kernels.slab[type][wide](*slab, first, count, quants(tiles[i]), y);
+                kernels.slab[type][wide](slab, first, count, quants_of(activations, tiles[i], k), y);
         }
     }
     for (size_t i = 0; i < tiles.size(); ++i)
         for (int panel = 0; panel < panels; ++panel)
-            put_panel(tiles[i], panel, sums.data() + kTileSums * i + panel * tiles[i].columns() * kPanelRows);
+            put_panel(weight, first_panel + panel, tiles[i],
+                      sums.data() + kTileSums * i + panel * tiles[i].columns() * kPanelRows, put);
+}
+
+// Multiplies slab `index` of the tiles' matrix with them; see put_panel. Tiles of more than kFewTiles are at least
+// kSlabTileWidth wide, as append_tiles makes them.
+template <class Put>
+void multiply(const Kernels& kernels, const PackedMatrix& weight, int index, std::span<const Tile> tiles,
+              const Prepared& activations, Put put) {
+    const int first = index * kSlabPanels, panels = std::min(kSlabPanels, weight.panels - first);
+    if (tiles.size() <= kFewTiles)
+        multiply_few(kernels, weight, first, panels, tiles, activations, put);
+    else
+        multiply_slabs(kernels, weight, first, panels, tiles, activations, put);
 }
 
 }  // namespace localllm

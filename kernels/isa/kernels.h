@@ -41,7 +41,9 @@ struct Kernels {
 
 extern const Kernels kScalarKernels;
 #ifdef LOCALLLM_X86
-extern const Kernels kAvx2Kernels, kAvxVnniKernels, kAvx512Kernels, kAvx512Bf16Kernels;
+extern const Kernels kAvx2Kernels, kAvxVnniKernels, kAvx512Kernels;
+// Lets a table for AVX-512 multiply bfloat16 as it is.
+void multiply_bf16(Kernels& kernels);
 #elif defined(LOCALLLM_ARM64)
 extern const Kernels kNeonKernels, kNeonDotKernels;
 #endif

@@ -26,12 +26,9 @@ struct Avx512Bf16 : Avx512 {
 
 }  // namespace
 
-const Kernels kAvx512Bf16Kernels = [] {
-    Kernels k = kAvx512Kernels;
-    k.name = "avx512bf16";
-    fill_type<Avx512Bf16, Type::BF16>(k);
-    k.pair_column = pair_column<Avx512Bf16>;
-    return k;
-}();
+void multiply_bf16(Kernels& kernels) {
+    fill_type<Avx512Bf16, Type::BF16>(kernels);
+    kernels.pair_column = pair_column<Avx512Bf16>;
+}
 
 }  // namespace localllm

@@ -36,7 +36,7 @@ struct DotRate {
 // Of every instruction set that runs here; of plain C++ only where there is no other. Some 10 milliseconds.
 std::vector<DotRate> measure_dots(int threads);
 
-// Seconds of one barrier of the thread pool, the median.
+// Seconds of one barrier of the thread pool, at best.
 double measure_barrier(int threads);
 
 }  // namespace localllm

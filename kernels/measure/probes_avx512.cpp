@@ -30,7 +30,8 @@ void multiply_bf16(int rounds, std::integer_sequence<int, i...>) {
 }  // namespace
 
 extern const DotProbe kNarrowAvx512Probe, kBf16Probe;
-const DotProbe kNarrowAvx512Probe = {"int8", 256, 8 * 8 * kSums, [](int rounds) { multiply_int8_256(rounds, Sums()); }};
-const DotProbe kBf16Probe = {"bf16", 512, 4 * 16 * kSums, [](int rounds) { multiply_bf16(rounds, Sums()); }};
+constinit const DotProbe kNarrowAvx512Probe = {"int8", 256, 8 * 8 * kSums,
+                                               [](int rounds) { multiply_int8_256(rounds, Sums()); }};
+constinit const DotProbe kBf16Probe = {"bf16", 512, 4 * 16 * kSums, [](int rounds) { multiply_bf16(rounds, Sums()); }};
 
 }  // namespace localllm

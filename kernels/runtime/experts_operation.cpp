@@ -20,7 +20,7 @@ struct ExpertsRoom {
     size_t quants, floats, hidden_quants, hidden_floats, bytes;
 
     ExpertsRoom(int rows, int experts, int used, int k, int ffn) {
-        const int slots = rows * used;
+        const int64_t slots = static_cast<int64_t>(rows) * used;
         size_t at = 0;
         auto take = [&at](size_t size) {
             const size_t start = at;
@@ -34,10 +34,10 @@ struct ExpertsRoom {
         starts = take(sizeof(int32_t) * (experts + 1));
         hidden = take(sizeof(float) * slots * ffn * 2);
         result = take(sizeof(float) * slots * k);
-        quants = take(quant_room(slots, experts, k));
-        floats = take(float_room(slots, experts, k));
-        hidden_quants = take(quant_room(slots, experts, ffn));
-        hidden_floats = take(float_room(slots, experts, ffn));
+        quants = take(room<QuantTile>(slots, experts, k));
+        floats = take(room<FloatTile>(slots, experts, k));
+        hidden_quants = take(room<QuantTile>(slots, experts, ffn));
+        hidden_floats = take(room<FloatTile>(slots, experts, ffn));
         bytes = at;
     }
 };
@@ -73,15 +73,15 @@ class Mixture {
 
     // Scores this thread's rows and chooses their experts.
     void route() {
-        std::vector<Tile> row_tiles;
-        append_tiles(row_tiles, 0, 0, rows_, 1, k_);
         std::vector<int32_t> best(experts_);
         const auto [begin, end] = team_.share(rows_);
         for (int64_t row = begin; row < end; ++row) {
             float* scores = scores_ + row * experts_;
-            prepare_tile(kernels_, row_tiles[row], k_, to_router_, [&](int) { return input(row); });
+            const Tile tile{0, static_cast<int>(row),         1,
+                            0, row * QuantTile::bytes(1, k_), row * FloatTile::bytes(1, k_)};
+            prepare_tile(kernels_, tile, k_, to_router_, [&](int) { return input(row); });
             for (int slab = 0; slab < op_.router->slabs(); ++slab)
-                multiply(kernels_, *op_.router, slab, std::span(&row_tiles[row], 1), to_router_,
+                multiply(kernels_, *op_.router, slab, std::span(&tile, 1), to_router_,
                          [&](const Tile&, int first, int count, const float* y) { copy(y, count, scores + first); });
             choose(scores, best, choices_ + row * used_, shares_ + row * used_);
         }

@@ -6,8 +6,8 @@ namespace localllm {
 
 namespace {
 
-size_t room(int rows, int k) {
-    return quant_room(rows, 1, k) + float_room(rows, 1, k);
+size_t both_rooms(int rows, int k) {
+    return room<QuantTile>(rows, 1, k) + room<FloatTile>(rows, 1, k);
 }
 
 // One row is prepared by every thread for itself: that takes less time than to wait for each other.
@@ -19,15 +19,15 @@ bool each_alone(int rows) {
 
 size_t Linear::scratch(const Kernels&, const Step& step) const {
     const int n = rows(step), k = targets[0].weight->cols;
-    return room(n, k) * (each_alone(n) ? step.threads : 1);
+    return both_rooms(n, k) * (each_alone(n) ? step.threads : 1);
 }
 
 void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
     const int n = rows(step), k = targets[0].weight->cols;
     if (n == 0) return;
-    uint8_t* memory = step.scratch + (each_alone(n) ? room(1, k) * team.index : 0);
+    uint8_t* memory = step.scratch + (each_alone(n) ? both_rooms(1, k) * team.index : 0);
     Prepared prepared;
-    for (const Target& t : targets) prepared.add(kernels, *t.weight, memory, memory + quant_room(n, 1, k));
+    for (const Target& t : targets) prepared.add(kernels, *t.weight, memory, memory + room<QuantTile>(n, 1, k));
     std::vector<Tile> tiles;
     append_tiles(tiles, 0, 0, n, kernels.columns, k);
     std::vector<float> normed(norm ? k : 0);

@@ -7,6 +7,7 @@
 #include <malloc.h>
 #else
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #endif
 
@@ -62,6 +63,12 @@ uint8_t* map_file(int, size_t) {
 void unmap_file(uint8_t*, size_t) {}
 #else
 uint8_t* map_file(int file, size_t bytes) {
+    struct stat status;
+    if (fstat(file, &status)) return nullptr;
+    if (static_cast<uint64_t>(status.st_size) < bytes) {
+        errno = EINVAL;
+        return nullptr;
+    }
     // Room for a start at a multiple of a huge page; what lies before and after it is given back.
     const size_t room = bytes + kHugePage;
     void* start = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -101,7 +108,6 @@ uint8_t* Arena::take(size_t bytes) {
     }
     uint8_t* part = blocks_.back().data() + free_at_;
     free_at_ += bytes;
-    used_ += bytes;
     return part;
 }
 

@@ -8,23 +8,22 @@
 
 namespace localllm {
 
-int Program::add_weight(Type type, int matrices, int rows, int cols, const uint8_t* data) {
-    PackedMatrix packed(type, matrices, rows, cols);
-    packed.data = weight_memory.take(packed.bytes());
-    const int panels = packed.panels, total = panels * matrices;
-    std::atomic<int> next{0};
+int Program::add_weight(PackedMatrix weight, const uint8_t* data) {
+    weight.data = weight_memory.take(weight.bytes());
+    const int64_t panels = weight.panels, total = panels * weight.matrices;
+    std::atomic<int64_t> next{0};
     pool.run([&](Team&) {
-        for (int i = next.fetch_add(1); i < total; i = next.fetch_add(1))
-            pack_panel(data, packed, i / panels, i % panels, packed.data + i * packed.panel_bytes);
+        for (int64_t i = next.fetch_add(1); i < total; i = next.fetch_add(1))
+            pack_panel(data, weight, static_cast<int>(i / panels), static_cast<int>(i % panels),
+                       weight.data + i * weight.panel_bytes);
     });
-    weights.push_back(packed);
+    weights.push_back(weight);
     return static_cast<int>(weights.size()) - 1;
 }
 
-int Program::add_packed(Type type, int matrices, int rows, int cols, const uint8_t* packed) {
-    PackedMatrix matrix(type, matrices, rows, cols);
-    matrix.data = const_cast<uint8_t*>(packed);  // only ever read
-    weights.push_back(matrix);
+int Program::add_packed(PackedMatrix weight, const uint8_t* packed) {
+    weight.data = const_cast<uint8_t*>(packed);  // only ever read
+    weights.push_back(weight);
     return static_cast<int>(weights.size()) - 1;
 }
 

@@ -33,7 +33,7 @@ struct Step {
     std::vector<float*> buffers;
     std::vector<std::unique_ptr<float[]>> outputs;  // the memory of Program::outputs; the caller may keep it
     uint8_t* scratch = nullptr;                     // of the running operation, shared by the threads
-    std::vector<std::vector<float>> rotations;      // one a Rope operation that owns it: [rows][pairs][cos, sin]
+    std::vector<std::vector<float>> rotations;      // of each RotationSpec: [rows][pairs][cos, sin]
     std::atomic<int>* counters = nullptr;           // zero at the start of the step
 };
 
@@ -77,9 +77,9 @@ class Program {
     std::vector<std::pair<std::string, int>> outputs;  // name, buffer; each buffer once
 
     // Packs a weight of GGUF rows on all threads; returns its id.
-    int add_weight(Type type, int matrices, int rows, int cols, const uint8_t* data);
+    int add_weight(PackedMatrix shape, const uint8_t* data);
     // Adds a weight that was packed before; its memory stays the caller's.
-    int add_packed(Type type, int matrices, int rows, int cols, const uint8_t* packed);
+    int add_packed(PackedMatrix shape, const uint8_t* packed);
     // Packs weights on all threads for a file: `write` gets parts of it with their offsets, until it returns an error
     // (errno), which is returned; else 0. The weights stand in the order of their offsets, from the first to the end of
     // the last; parts end where huge pages of the file do, the last is filled up with zeros. `checksums` becomes those

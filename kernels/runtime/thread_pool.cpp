@@ -40,8 +40,13 @@ void ThreadPool::run(const std::function<void(Team&)>& work) {
         generation_.notify_all();
     }
     Team team(*this, 0, size_);
-    work(team);
+    call(team);
     team.barrier();
+}
+
+// An exception could not be given back: the other threads are at work on what it would unwind.
+void ThreadPool::call(Team& team) noexcept {
+    (*work_)(team);
 }
 
 void ThreadPool::worker(int index) {
@@ -51,7 +56,7 @@ void ThreadPool::worker(int index) {
         wait_while(generation_, seen);
         ++seen;
         if (stopping_) return;
-        (*work_)(team);
+        call(team);
         arrive();
     }
 }

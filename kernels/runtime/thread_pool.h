@@ -58,6 +58,7 @@ class ThreadPool {
 
   private:
     friend class Team;
+    void call(Team& team) noexcept;
     void worker(int index);
     void arrive();
 

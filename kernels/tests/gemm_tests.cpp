@@ -41,10 +41,10 @@ void check_linear(const Kernels& kernels, Random& random, Type type, int rows, i
     const bool floats = is_float(type);
     Exact<uint8_t> quants(floats ? 0 : last.quant_offset + QuantTile::bytes(last.columns(), cols));
     Exact<uint8_t> wide(floats ? last.float_offset + FloatTile::bytes(last.columns(), cols) : 0);
-    check(last.quant_offset + QuantTile::bytes(last.columns(), cols) <= quant_room(count, 1, cols),
-          "quant_room is too small");
-    check(last.float_offset + FloatTile::bytes(last.columns(), cols) <= float_room(count, 1, cols),
-          "float_room is too small");
+    check(last.quant_offset + QuantTile::bytes(last.columns(), cols) <= room<QuantTile>(count, 1, cols),
+          "room for quants is too small");
+    check(last.float_offset + FloatTile::bytes(last.columns(), cols) <= room<FloatTile>(count, 1, cols),
+          "room for floats is too small");
     Prepared prepared;
     prepared.add(kernels, packed, quants.data(), wide.data());
     Exact<float> y(static_cast<size_t>(count) * rows);

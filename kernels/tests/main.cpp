@@ -18,6 +18,7 @@ int main(int count, char** names) {
                                                         {"memory", test_memory},
                                                         {"measure", test_measure},
                                                         {"largest", test_largest},
+                                                        {"experts_room", test_experts_room},
                                                         {"programs", test_programs}};
     for (const auto& [name, run] : parts) {
         bool wanted = count == 1;

@@ -83,6 +83,7 @@ void test_packing();
 void test_memory();
 void test_measure();
 void test_largest();
+void test_experts_room();
 void test_programs();
 
 }  // namespace localllm

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm.cli.loading import find
-from localllm.cli.options import EngineOptions, OutputOptions, with_options
+from localllm.cli.loading import find, progress
+from localllm.cli.options import EngineOptions, KVType, OutputOptions, Threads, with_options
 from localllm.cli.settings import packed_cache, settle
 from localllm.errors import UsageError
 
@@ -28,9 +28,7 @@ def command(
     quant: Annotated[
         str, typer.Option("--quant", help="How synthetic weights are stored.")
     ] = "Q4_K_M",
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="CPU threads; default: the physical cores.")
-    ] = None,
+    threads: Threads = None,
     prefill: Annotated[int, typer.Option("--prefill", help="Tokens of the prompt.")] = 512,
     decode: Annotated[int, typer.Option("--decode", help="Tokens of the answer.")] = 64,
     batch: Annotated[str, typer.Option("--batch", help="Sequences at once; several: 1,8.")] = "1",
@@ -40,9 +38,7 @@ def command(
     repetitions: Annotated[
         int, typer.Option("--repetitions", help="Measurements; the median counts.")
     ] = 3,
-    kv_type: Annotated[
-        str, typer.Option("--kv-type", help="Type of the KV cache: f16 or int8.")
-    ] = "f16",
+    kv_type: KVType = None,
     vs: Annotated[
         str | None, typer.Option("--vs", help="Measure a peer, in turns: llama.cpp.")
     ] = None,
@@ -83,30 +79,28 @@ def command(
 
     from localllm.evaluate.bench import BenchPlan, benchmark, benchmark_synthetic
 
+    settled = settle(EngineOptions(threads=threads, kv_type=kv_type))
     plan = BenchPlan(
         prefill=prefill,
         decode=decode,
         batches=batches,
         depths=depths,
         repetitions=repetitions,
-        threads=threads,
-        kv_type=kv_type,
+        threads=settled.threads,
+        kv_type=settled.kv_type or "f16",
         versus=vs,
         startup=startup,
         copying=copying,
     )
-    progress = _Progress()
-    try:
+    with progress() as line:
         if synthetic is None:
             found = find(model)
             name = found.name
-            packed = packed_cache(settle(EngineOptions()).packed_cache)
-            report = benchmark(found.path, plan, packed, progress.say)
+            packed = packed_cache(settled.packed_cache)
+            report = benchmark(found.path, plan, packed, line.say)
         else:
             name = f"{synthetic} {quant} (random weights)"
-            report = benchmark_synthetic(synthetic, quant, plan, progress.say)
-    finally:
-        progress.end()
+            report = benchmark_synthetic(synthetic, quant, plan, line.say)
     if output.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
@@ -129,26 +123,6 @@ def _print(report: dict[str, Any], name: str, bars: bool) -> None:
         except UnicodeEncodeError:
             block = "#"
         print("\n" + text_chart(report, min(100, shutil.get_terminal_size().columns), block))
-
-
-class _Progress:
-    """One line on stderr that says what is under way; none where stderr is not a terminal."""
-
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._length = 0
-
-    def say(self, text: str) -> None:
-        """Replace the line."""
-        if self._shown:
-            text = text[: shutil.get_terminal_size().columns - 1]
-            print(f"\r{text:<{self._length}}", end="", file=sys.stderr, flush=True)
-            self._length = len(text)
-
-    def end(self) -> None:
-        """Take the line away."""
-        if self._length:
-            print("\r" + " " * self._length + "\r", end="", file=sys.stderr, flush=True)
 
 
 def _numbers(text: str, flag: str, least: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -52,14 +53,32 @@ def read_stdin() -> str:
     return decode_utf8(sys.stdin.buffer.read())
 
 
+class Progress:
+    """One line on stderr that says what is under way; none where stderr is not a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._length = 0
+
+    def say(self, text: str) -> None:
+        """Replace the line."""
+        if self._shown:
+            text = text[: shutil.get_terminal_size().columns - 1]
+            print(f"\r{text:<{self._length}}", end="", file=sys.stderr, flush=True)
+            self._length = len(text)
+
+    def end(self) -> None:
+        """Take the line away."""
+        if self._length:
+            print("\r" + " " * self._length + "\r", end="", file=sys.stderr, flush=True)
+
+
 @contextmanager
-def progress(text: str) -> Iterator[None]:
-    """A line on stderr that vanishes; none where stderr is not a terminal."""
-    shown = sys.stderr.isatty()
-    if shown:
-        print(text, end="", file=sys.stderr, flush=True)
+def progress(text: str = "") -> Iterator[Progress]:
+    """A line on stderr that can be replaced, and vanishes at the end."""
+    line = Progress()
+    line.say(text)
     try:
-        yield
+        yield line
     finally:
-        if shown:
-            print("\r" + " " * len(text) + "\r", end="", file=sys.stderr, flush=True)
+        line.end()

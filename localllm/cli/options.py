@@ -70,17 +70,19 @@ class SamplingOptions:
     ] = None
 
 
+Threads = Annotated[
+    int | None, option("--threads", text="CPU threads; default: the physical cores.")
+]
+KVType = Annotated[str | None, option("--kv-type", text="Type of the KV cache: f16 or int8.")]
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """How the model is loaded."""
 
     ctx: Annotated[int | None, option("--ctx", text="Context size in tokens.")] = None
-    threads: Annotated[
-        int | None, option("--threads", text="CPU threads; default: the physical cores.")
-    ] = None
-    kv_type: Annotated[
-        str | None, option("--kv-type", text="Type of the KV cache: f16 or int8.")
-    ] = None
+    threads: Threads = None
+    kv_type: KVType = None
     device: Annotated[str | None, option("--device", text="Where to compute: cpu.")] = None
     kv_cache: Annotated[
         bool | None,

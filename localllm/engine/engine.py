@@ -16,7 +16,7 @@ from localllm.decoding.drafting import Drafter, PromptLookup, Speculation
 from localllm.engine import memory
 from localllm.engine.batch import Batch
 from localllm.engine.draft_model import DraftModel
-from localllm.engine.machine import available_memory, default_threads, kernels
+from localllm.engine.machine import available_memory, default_threads, kernels, require_threads
 from localllm.engine.pages import PAGE_SIZE, PageLeakError, PagePool
 from localllm.engine.runner import Logits, NativeRunner, Runner
 from localllm.engine.scheduler import STEP_TOKENS, Chunk, Scheduler
@@ -105,10 +105,8 @@ class Engine:
             UsageError: an impossible argument.
             LocalLLMError: the machine has too little memory, said before anything is loaded.
         """
-        if kv_type not in memory.KV_BYTES:
-            raise UsageError(f"--kv-type {kv_type}: must be one of {', '.join(memory.KV_BYTES)}")
-        if threads is not None and not 1 <= threads <= 1024:
-            raise UsageError(f"--threads {threads}: must be >= 1 and <= 1024")
+        memory.require_known(kv_type)
+        require_threads(threads)
         if device == "cpu":
             kernels()
         file = GGUFFile.open(path)

@@ -24,6 +24,12 @@ def default_threads() -> int:
     return max(1, cores)
 
 
+def require_threads(threads: int | None) -> None:
+    """Raises UsageError for a number of threads that cannot be; None: whatever is the default."""
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UsageError(f"--threads {threads}: must be >= 1 and <= 1024")
+
+
 def kernels() -> str:
     """The name of the kernels in use.
 

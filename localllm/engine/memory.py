@@ -49,6 +49,12 @@ class Need:
         )
 
 
+def require_known(kv_type: str) -> None:
+    """Raises UsageError for a type that the KV cache does not have."""
+    if kv_type not in KV_BYTES:
+        raise UsageError(f"--kv-type {kv_type}: must be one of {', '.join(KV_BYTES)}")
+
+
 def estimate(file: GGUFFile, config: ModelConfig, context: int, kv_type: str = "f16") -> Need:
     """What the model takes with a context of so many tokens and steps of `STEP_TOKENS`."""
     weights = sum(tensor.nbytes for tensor in file.tensors.values())
@@ -97,7 +103,12 @@ def choose_context(
             hint += "; --kv-type int8 halves the KV cache"
     else:
         hint = "a smaller quantisation or a smaller model needs less"
-    raise LocalLLMError(
+    raise shortage(file, need, available, hint)
+
+
+def shortage(file: GGUFFile, need: Need, available: int, hint: str) -> LocalLLMError:
+    """The error for a need of more than the `available` bytes; the hint says what would help."""
+    return LocalLLMError(
         f"{file.path}: not enough memory: it needs {need}; {in_bytes(available)} are available",
         hint,
     )

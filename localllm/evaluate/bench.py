@@ -6,6 +6,7 @@ all; medians and their spread are reported. Tokens are random: nothing depends o
 
 from __future__ import annotations
 
+import platform
 import shutil
 import tempfile
 import time
@@ -21,7 +22,7 @@ import numpy as np
 import localllm
 from localllm import _native
 from localllm.engine import memory
-from localllm.engine.machine import default_threads
+from localllm.engine.machine import default_threads, require_threads
 from localllm.engine.pages import PAGE_SIZE
 from localllm.errors import LocalLLMError, UsageError
 from localllm.evaluate.contestants import (
@@ -31,7 +32,7 @@ from localllm.evaluate.contestants import (
     Tokens,
     silent_llama_cpp,
 )
-from localllm.evaluate.copying import measure_copying, require_room
+from localllm.evaluate.copying import copying_task, measure_copying
 from localllm.evaluate.first_token import peak_memory
 from localllm.evaluate.startup import measure_startup
 from localllm.evaluate.summary import summary
@@ -116,11 +117,8 @@ class BenchPlan:
     def __post_init__(self) -> None:
         if self.versus not in (None, LlamaCpp.name):
             raise UsageError(f"--vs {self.versus}: the peer must be {LlamaCpp.name}")
-        if self.kv_type not in memory.KV_BYTES:
-            known = ", ".join(memory.KV_BYTES)
-            raise UsageError(f"--kv-type {self.kv_type}: must be one of {known}")
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise UsageError(f"--threads {self.threads}: must be >= 1 and <= 1024")
+        memory.require_known(self.kv_type)
+        require_threads(self.threads)
 
     def works(self) -> list[Work]:
         """Every measurement, prefill first."""
@@ -146,9 +144,12 @@ def benchmark(
     Returns:
         `prefill_tokens_per_second` and `decode_tokens_per_second` (batch 1, depth 0), `results`
         with a row for each measurement, and what was measured: model, file_bytes, threads, isa,
-        kv_type, version, versus, versus_version (of llama-cpp-python), repetitions, load_seconds,
-        peak_memory_bytes (of this process; None beside a peer, whose memory would be in it).
-        `startup` and `copying`: None where not asked for.
+        kv_type, version, python_version, numpy_version, versus, versus_version (of
+        llama-cpp-python), repetitions, load_seconds, peak_memory_bytes (of this process; None
+        beside a peer, whose memory would be in it).
+        `startup` and `copying`: None where not asked for. A row has the rates of every one of its
+        `contestants` (see `summary`), `tokens_per_second`, the median of localllm's, and, beside
+        a peer, the `ratio` of that to the peer's.
 
     Raises:
         LocalLLMError: the peer is not installed, or the model does not fit.
@@ -158,8 +159,7 @@ def benchmark(
     vocabulary = load_definition(file).config.vocab
     # What is missing is said before anything is measured.
     peer_version = silent_llama_cpp()[0].__version__ if plan.versus else None
-    if plan.copying:
-        require_room(path)
+    task = copying_task(file) if plan.copying else None
     common = threads, plan.kv_type, plan.repetitions
     # First, while this process holds no weights.
     startup = (
@@ -169,7 +169,7 @@ def benchmark(
     names, load_seconds, rates = _contest(path, plan, works, threads, vocabulary, packed, say)
     results = [_row(work, names, rates[work]) for work in works]
     speeds = {work: row["tokens_per_second"] for work, row in zip(works, results, strict=True)}
-    copying = measure_copying(path, *common, packed, say) if plan.copying else None
+    copying = measure_copying(path, task, *common, packed, say) if task else None
     return {
         "model": str(path),
         "file_bytes": file.nbytes,
@@ -177,6 +177,8 @@ def benchmark(
         "isa": _native.isa(),
         "kv_type": plan.kv_type,
         "version": localllm.__version__,
+        "python_version": platform.python_version(),
+        "numpy_version": np.__version__,
         "versus": plan.versus,
         "versus_version": peer_version,
         "repetitions": plan.repetitions,
@@ -257,21 +259,18 @@ def _measure(
 
 
 def _row(work: Work, names: Sequence[str], rates: list[list[float]]) -> dict[str, Any]:
-    medians = [median(found) for found in rates]
+    ours, *theirs = map(median, rates)
     row: dict[str, Any] = {
         "test": work.kind,
         "tokens": work.tokens,
         "batch": work.batch,
         "depth": work.depth,
         "label": str(work),
-        "tokens_per_second": medians[0],
-        "slowest": min(rates[0]),
-        "fastest": max(rates[0]),
+        "tokens_per_second": ours,
         "contestants": {name: summary(found) for name, found in zip(names, rates, strict=True)},
     }
-    for name, rate in zip(names[1:], medians[1:], strict=True):
-        row[name] = rate
-        row["ratio"] = medians[0] / rate
+    if theirs:
+        row["ratio"] = ours / theirs[0]
     return row
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from localllm.evaluate.tables import rate, seconds
+from localllm.evaluate.tables import rate, seconds, start_label
 from localllm.units import in_bytes
 
 # Blue and orange that people of every colour vision tell apart (Okabe and Ito).
-_COLOURS = {"localllm": "#0072b2"}
-_OTHER = "#e69f00"
+_OURS, _OTHER = "#0072b2", "#e69f00"
 _LABEL, _LINE, _GAP, _PADDING = 260, 22, 14, 16  # pixels
 
 
@@ -85,11 +84,6 @@ def groups(report: dict[str, Any]) -> Iterator[Group]:
         yield Group("peak memory (shorter is better)", memory)
 
 
-def start_label(row: dict[str, Any]) -> str:
-    """`localllm, first start`."""
-    return f"{row['contestant']}, {row['start']} start"
-
-
 def text_chart(report: dict[str, Any], width: int, block: str = "█") -> str:
     """Bars for a terminal of so many columns."""
     lines = []
@@ -127,7 +121,7 @@ def svg_chart(report: dict[str, Any], title: str, width: int = 760) -> str:
         longest = max(bar.value for bar in group.bars)
         for bar in group.bars:
             length = max(1, round(room * bar.value / longest))
-            colour = _COLOURS.get(bar.contestant, _OTHER)
+            colour = _OURS if bar.contestant == "localllm" else _OTHER
             text(_LABEL - 8, bar.label, anchor="end")
             body.append(
                 f'<rect x="{_LABEL}" y="{y + 3}" width="{length}" height="{_LINE - 6}" '

@@ -16,7 +16,7 @@ from localllm.engine.machine import available_memory
 from localllm.engine.pages import PAGE_SIZE
 from localllm.engine.runner import NativeRunner
 from localllm.engine.scheduler import STEP_TOKENS
-from localllm.errors import LocalLLMError
+from localllm.errors import LocalLLMError, UsageError
 from localllm.gguf import GGUFFile
 from localllm.models import load_definition
 from localllm.ops.packed import PackedCache
@@ -51,7 +51,11 @@ class Localllm:
         start = time.perf_counter()
         file = GGUFFile.open(path)
         model = load_definition(file)
-        memory.choose_context(file, model.config, room, available_memory(), kv_type)
+        need = memory.estimate(file, model.config, room, kv_type)
+        available = available_memory()
+        if need.total > available:
+            hint = "fewer sequences, a smaller --depth or a smaller model need less"
+            raise memory.shortage(file, need, available, hint)
         self.runner = NativeRunner(
             model,
             pages=room // PAGE_SIZE,
@@ -102,6 +106,9 @@ class LlamaCpp:
     def __init__(self, path: Path, room: int, sequences: int, threads: int, kv_type: str) -> None:
         start = time.perf_counter()
         llama_cpp, _ = silent_llama_cpp()
+        most = llama_cpp.llama_max_parallel_sequences()
+        if sequences > most:
+            raise UsageError(f"--batch {sequences}: llama.cpp holds at most {most} sequences")
         self.api = llama_cpp
         self.model = llama_cpp.llama_model_load_from_file(
             str(path).encode(), llama_cpp.llama_model_default_params()
@@ -110,7 +117,8 @@ class LlamaCpp:
             raise LocalLLMError(f"{path}: llama.cpp cannot load it")
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = room
-        params.n_batch = params.n_ubatch = STEP_TOKENS  # which is its default too
+        tokens = max(STEP_TOKENS, sequences)  # of a step: its default too, or one of each sequence
+        params.n_batch = params.n_ubatch = tokens
         params.n_seq_max = sequences
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = threads
@@ -119,7 +127,7 @@ class LlamaCpp:
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         if not self.context:
             raise LocalLLMError(f"{path}: llama.cpp cannot make a context of {room} tokens")
-        self.batch = llama_cpp.llama_batch_init(STEP_TOKENS, 0, 1)
+        self.batch = llama_cpp.llama_batch_init(tokens, 0, 1)
         self.load_seconds = time.perf_counter() - start
         self.past = 0
 

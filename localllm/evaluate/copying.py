@@ -10,6 +10,7 @@ the model would have said must be the same with drafts and without, token for to
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,8 +23,9 @@ from localllm.engine.sequence import Sequence, Stats
 from localllm.errors import LocalLLMError
 from localllm.evaluate.summary import summary
 from localllm.gguf import GGUFFile
+from localllm.models import load_definition
 from localllm.ops.packed import PackedCache
-from localllm.tokenize import StreamingDetokenizer, Tokenizer, load_tokenizer
+from localllm.tokenize import StreamingDetokenizer, load_tokenizer
 
 _FILE = '''\
 class Shelf:
@@ -59,15 +61,47 @@ _LONGEST = 256  # tokens of the answer; the change comes within them
 _WARM_UP = 16
 
 
+@dataclass(frozen=True)
+class Task:
+    """The prompt's tokens and the answer's."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens of both together."""
+        return len(self.prompt) + len(self.answer)
+
+
+def copying_task(file: GGUFFile) -> Task:
+    """The task in a model's own tokens.
+
+    Raises:
+        LocalLLMError: it is longer than the model's context.
+    """
+    tokenizer = load_tokenizer(file)
+    answer = tokenizer.encode(_ANSWER, add_special=False)[:_LONGEST]
+    task = Task(tokenizer.encode(_REQUEST), answer)
+    context = load_definition(file).config.context_length
+    if task.length > context:
+        raise LocalLLMError(
+            f"--copy: the task takes {task.length} tokens, "
+            f"the context of {file.path.name} holds {context}"
+        )
+    return task
+
+
 def measure_copying(
     path: Path,
+    task: Task,
     threads: int,
     kv_type: str,
     repetitions: int,
     packed: PackedCache | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Speed of the task with drafts and without, in turns.
+    """Speed of a model's `copying_task` with drafts and without, in turns.
 
     Returns:
         `prompt_tokens`, `tokens` (of the answer), tokens per second `with_drafts` and
@@ -75,30 +109,23 @@ def measure_copying(
         whether the model's own choices were the `same_tokens`.
 
     Raises:
-        LocalLLMError: the task is longer than the model's context.
+        LocalLLMError: the model does not fit.
     """
-    prompt, answer = _task(path)
-    engine = Engine.load(
-        path,
-        context=len(prompt) + len(answer),
-        threads=threads,
-        kv_type=kv_type,
-        packed=packed,
-    )
+    engine = Engine.load(path, context=task.length, threads=threads, kv_type=kv_type, packed=packed)
     rates: dict[bool, list[float]] = {True: [], False: []}
     choices: set[tuple[int, ...]] = set()
     drafting = Stats()
-    _copy(engine, prompt, answer[:_WARM_UP], drafts=False)
+    _copy(engine, Task(task.prompt, task.answer[:_WARM_UP]), drafts=False)
     for repetition in range(repetitions):
         say(f"copying: {repetition + 1} of {repetitions}")
         for drafts in (True, False):
-            chosen, stats = _copy(engine, prompt, answer, drafts=drafts)
+            chosen, stats = _copy(engine, task, drafts=drafts)
             choices.add(tuple(chosen))
             drafting = stats if drafts else drafting
             rates[drafts].append(stats.decode_tokens_per_second)
     return {
-        "prompt_tokens": len(prompt),
-        "tokens": len(answer),
+        "prompt_tokens": len(task.prompt),
+        "tokens": len(task.answer),
         "with_drafts": summary(rates[True]),
         "without_drafts": summary(rates[False]),
         "ratio": median(rates[True]) / median(rates[False]),
@@ -106,27 +133,6 @@ def measure_copying(
         "accepted_tokens": drafting.accepted_tokens,
         "same_tokens": len(choices) == 1,
     }
-
-
-def require_room(path: Path) -> None:
-    """Raises LocalLLMError where the task is longer than the model's context."""
-    _task(path)
-
-
-def _task(path: Path) -> tuple[list[int], list[int]]:
-    """The prompt's tokens and the answer's."""
-    file = GGUFFile.open(path)
-    tokenizer: Tokenizer = load_tokenizer(file)
-    prompt = tokenizer.encode(_REQUEST)
-    answer = tokenizer.encode(_ANSWER, add_special=False)[:_LONGEST]
-    architecture = file.get("general.architecture", str)
-    context = file.get(f"{architecture}.context_length", int)
-    if len(prompt) + len(answer) > context:
-        raise LocalLLMError(
-            f"--copy: the task takes {len(prompt) + len(answer)} tokens, "
-            f"the context of {path.name} holds {context}"
-        )
-    return prompt, answer
 
 
 class _Led(Sampler):
@@ -144,16 +150,14 @@ class _Led(Sampler):
         return next(self._answer)
 
 
-def _copy(
-    engine: Engine, prompt: list[int], answer: list[int], *, drafts: bool
-) -> tuple[list[int], Stats]:
+def _copy(engine: Engine, task: Task, *, drafts: bool) -> tuple[list[int], Stats]:
     """The model's own choices, and what the answer took."""
-    sampler = _Led(answer, engine.tokenizer.vocab_size)
+    sampler = _Led(task.answer, engine.tokenizer.vocab_size)
     sequence = Sequence(
-        prompt,
+        task.prompt,
         sampler,
         TextStream(StreamingDetokenizer(engine.tokenizer)),
-        len(prompt) + len(answer),
+        task.length,
         Speculation(PromptLookup()) if drafts else None,
     )
     for _ in engine.run(sequence):

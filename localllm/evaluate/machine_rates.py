@@ -6,6 +6,7 @@ does, by a third where it is shared: compare only what was measured in the same 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class MachineRates:
     Attributes:
         threads: the most that were asked for; the dot products are theirs.
         memory: every way to read, for each number of threads.
-        memory_bytes: that asked for huge pages; 0 where there is no such thing.
+        memory_bytes: that asked for huge pages; 0 where a program cannot ask: only Linux's can.
         huge_bytes: how much of that really lay in huge pages. With none, no way uses them.
         dots: of every instruction set that runs here.
         barriers: for each number of threads.
@@ -107,12 +108,12 @@ def measure(threads: Sequence[int]) -> MachineRates:
     from localllm import _native
 
     size = max(_LEAST, min(max(_ENOUGH, 8 * _last_level_cache()), available_memory() // 4))
-    memory_bytes, huge_bytes, memory = _native.measure_memory(list(threads), size)
+    read_bytes, huge_bytes, memory = _native.measure_memory(list(threads), size)
     most = max(threads)
     return MachineRates(
         threads=most,
         memory=tuple(MemoryRate(**row) for row in memory),
-        memory_bytes=memory_bytes,
+        memory_bytes=read_bytes if hasattr(mmap, "MADV_HUGEPAGE") else 0,
         huge_bytes=huge_bytes,
         dots=tuple(DotRate(**row) for row in _native.measure_dots(most)),
         barriers=tuple(Barrier(n, _native.measure_barrier(n)) for n in threads),

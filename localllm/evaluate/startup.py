@@ -72,13 +72,13 @@ def measure_startup(
         say(f"start-up: {repetition} of {repetitions}" if repetition else "start-up: warming up")
         with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
             turns = [("localllm", "first"), ("localllm", "second")]
-            if peer:
+            if peer:  # last in the first round that counts, so that the rows come in that order
                 turns.insert(2 * (repetition % 2), (peer, "every"))
             for contestant, start in turns:
                 measured = _start(contestant, settings, folder)
                 if repetition:
                     starts.setdefault((contestant, start), []).append(measured)
-    return [_row(*names, starts[names], file_bytes) for names in sorted(starts, key=_place)]
+    return [_row(*names, measured, file_bytes) for names, measured in starts.items()]
 
 
 def _start(contestant: str, settings: Sequence[str], folder: str) -> Start:
@@ -117,8 +117,3 @@ def _row(contestant: str, start: str, starts: Sequence[Start], file_bytes: int) 
         "peak_memory_to_file": memory and memory / file_bytes,
         "kept": all(each.kept for each in starts),
     }
-
-
-def _place(names: tuple[str, str]) -> tuple[bool, str]:
-    """localllm's rows first."""
-    return names[0] != "localllm", names[1]

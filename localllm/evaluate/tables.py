@@ -22,12 +22,11 @@ def tables(report: dict[str, Any], name: str) -> Iterator[str]:
             f"{threads}, {report['isa']} kernels, KV cache {report['kv_type']}",
         )
     )
-    many = report["repetitions"] > 1
-    spread = f", median of {report['repetitions']} (slowest-fastest)" if many else ""
-    yield f"Tokens per second{spread}\n" + _speeds(report)
+    times = report["repetitions"]
+    shown = f", median of {times} (least-most)" if times > 1 else ""
+    yield f"Tokens per second{shown}\n" + _speeds(report)
     if report["startup"]:
-        spread = f", median of {report['repetitions']} (least-most)" if many else ""
-        yield f"Fresh processes that make one token{spread}\n" + _starts(report["startup"])
+        yield f"Fresh processes that make one token{shown}\n" + _starts(report["startup"])
     if report["copying"]:
         yield _copying(report["copying"])
 
@@ -47,6 +46,11 @@ def spread(found: dict[str, Any]) -> str:
     if len(found["measured"]) == 1:
         return rate(found["median"])
     return f"{rate(found['median'])} ({rate(found['least'])}-{rate(found['most'])})"
+
+
+def start_label(row: dict[str, Any]) -> str:
+    """`localllm, first start`."""
+    return f"{row['contestant']}, {row['start']} start"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -77,7 +81,7 @@ def _starts(starts: Sequence[dict[str, Any]]) -> str:
         memory, ratio = row["peak_memory_bytes"], row["peak_memory_to_file"]
         rows.append(
             [
-                f"{row['contestant']}, {row['start']} start",
+                start_label(row),
                 spread(row["first_token_seconds"]),
                 f"{row['exit_seconds']['median']:.2f}",
                 in_bytes(memory) if memory else "-",

@@ -31,25 +31,17 @@ Place = Callable[[Any, Sequence[Weight]], list[int]]
 _NONE = -1
 
 
-def lower(
-    program: Program,
-    threads: int,
-    core: Callable[[int], Any] | None = None,
-    place: Place | None = None,
-) -> Any:
+def lower(program: Program, threads: int, place: Place | None = None) -> Any:
     """The `_native.Program` of an allocated program (`tracer.trace`), weights packed.
 
     Args:
         program: what to run; its operations that work in place must do so.
         threads: of the core's pool.
-        core: makes the program that is filled; default: `localllm._native.Program`.
         place: gives the core its linear weights; default: `in_memory`.
     """
-    if core is None:
-        from localllm import _native
+    from localllm import _native
 
-        core = _native.Program
-    lowering = _Lowering(core(threads), program.widths)
+    lowering = _Lowering(_native.Program(threads), program.widths)
     weights = list({weight.name: weight for weight in _linear_weights(program)}.values())
     numbers = (place or in_memory)(lowering.core, weights)
     lowering.weights = dict(zip((weight.name for weight in weights), numbers, strict=True))

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 from localllm.ops.program import (
     Add,
@@ -244,10 +245,11 @@ def fold_norms(program: Program) -> Program:
     ends = {value: at for at, one in enumerate(program.instructions) for value in _destroyed(one)}
     instructions: dict[int, Instruction] = dict(enumerate(program.instructions))
     for at, one in enumerate(program.instructions):
-        norm = norms.get(one.x) if isinstance(one, Linear) else None
+        if not isinstance(one, Linear):
+            continue
+        norm = norms.get(one.x)
         if (
-            isinstance(one, Linear)
-            and norm is not None
+            norm is not None
             and norm.group is None
             and reads[norm.out] == 1
             and norm.x != one.residual
@@ -264,13 +266,10 @@ def fold_activations(program: Program) -> Program:
     acts = {(one.gate, one.up): one for one in program.instructions if isinstance(one, GatedAct)}
     instructions: dict[int, Instruction] = dict(enumerate(program.instructions))
     for at, one in enumerate(program.instructions):
-        act = acts.get((one.outs[0], one.outs[-1])) if isinstance(one, Linear) else None
-        if (
-            isinstance(one, Linear)
-            and act is not None
-            and len(one.outs) == 2
-            and all(reads[out] == 1 for out in one.outs)
-        ):
+        if not isinstance(one, Linear):
+            continue
+        act = acts.get((one.outs[0], one.outs[-1]))
+        if act is not None and len(one.outs) == 2 and all(reads[out] == 1 for out in one.outs):
             instructions[at] = replace(one, outs=(act.out,), act=act.kind)
             del instructions[program.instructions.index(act)]
     return replace(program, instructions=tuple(instructions.values()))
@@ -287,29 +286,25 @@ def fold_rotations(program: Program) -> Program:
         del instructions[program.instructions.index(one)]
 
     for at, one in enumerate(program.instructions):
-        q, k = (
-            (rotations.get(one.q), rotations.get(one.k))
-            if isinstance(one, Attend)
-            else (None, None)
-        )
-        if not isinstance(one, Attend) or q is None or k is None or q.rope != k.rope:
+        if not isinstance(one, Attend):
+            continue
+        q, k = rotations.get(one.q), rotations.get(one.k)
+        if q is None or k is None or q.rope != k.rope:
             continue
         # attention works on its heads in place: nobody else may read what it turns
         if any(reads[value] > 1 for value in (one.q, one.k, q.x, k.x)):
             continue
         if not q.head_dim == k.head_dim == one.spec.head_dim:
             continue
-        fused = replace(one, q=q.x, k=k.x, rope=q.rope)
-        q_norm, k_norm = norms.get(q.x), norms.get(k.x)
-        if q_norm is not None and q_norm.group == q.head_dim and reads[q_norm.x] == 1:
-            fused = replace(fused, q=q_norm.x, q_norm=(q_norm.weight, q_norm.eps))
-            drop(q_norm)
-        if k_norm is not None and k_norm.group == k.head_dim and reads[k_norm.x] == 1:
-            fused = replace(fused, k=k_norm.x, k_norm=(k_norm.weight, k_norm.eps))
-            drop(k_norm)
-        drop(q)
-        drop(k)
-        instructions[at] = fused
+        changes: dict[str, Any] = {"rope": q.rope}
+        for side, turned in (("q", q), ("k", k)):
+            changes[side] = turned.x
+            drop(turned)
+            norm = norms.get(turned.x)
+            if norm is not None and norm.group == turned.head_dim and reads[norm.x] == 1:
+                changes |= {side: norm.x, f"{side}_norm": (norm.weight, norm.eps)}
+                drop(norm)
+        instructions[at] = replace(one, **changes)
     return replace(program, instructions=tuple(instructions.values()))
 
 

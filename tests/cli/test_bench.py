@@ -36,6 +36,22 @@ def test_json_and_a_picture(localllm: Run, model: Path, tmp_path: Path) -> None:
     assert picture.read_text(encoding="utf-8").startswith("<svg ")
 
 
+def test_settings(localllm: Run, model: Path, tmp_path: Path) -> None:
+    """Those of the environment and of the file count here too; flags come first."""
+    config = tmp_path / "config.toml"
+    config.write_text("threads = 2\nkv-type = 'int8'\n")
+    arguments = ("bench", model, "--prefill", 4, "--decode", 1, "--repetitions", 1, "--json")
+
+    def settings(*flags: object, **variables: str) -> tuple[int, str]:
+        result = localllm(*arguments, *flags, LOCALLLM_CONFIG=str(config), **variables)
+        report = json.loads(result.out)
+        return report["threads"], report["kv_type"]
+
+    assert settings() == (2, "int8")
+    assert settings(LOCALLLM_THREADS="1") == (1, "int8")
+    assert settings("--kv-type", "f16", LOCALLLM_THREADS="3", LOCALLLM_KV_TYPE="int8") == (3, "f16")
+
+
 def test_synthetic(localllm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     import localllm.evaluate.bench as bench
     from localllm.evaluate.synthetic import random_model

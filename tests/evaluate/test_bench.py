@@ -10,15 +10,15 @@ import pytest
 from localllm.engine.pages import PAGE_SIZE
 from localllm.engine.sequence import Stats
 from localllm.errors import LocalLLMError, UsageError
-from localllm.evaluate import copying
+from localllm.evaluate import contestants, copying
 from localllm.evaluate.bench import BenchPlan, Work, _measure, benchmark, benchmark_synthetic
 from localllm.evaluate.charts import svg_chart, text_chart
-from localllm.evaluate.contestants import Localllm
-from localllm.evaluate.copying import measure_copying
+from localllm.evaluate.contestants import LlamaCpp, Localllm
+from localllm.evaluate.copying import copying_task, measure_copying
 from localllm.evaluate.startup import measure_startup
 from localllm.evaluate.synthetic import models, random_model
 from localllm.evaluate.tables import rate, tables
-from localllm.gguf import quant_type
+from localllm.gguf import GGUFFile, quant_type
 from localllm.hub.catalog import load_catalog
 from localllm.hub.names import resolve
 
@@ -44,10 +44,11 @@ def test_report(path):
         ("decode", 3, 70),
     ]
     for row in report["results"]:
-        assert row["slowest"] <= row["tokens_per_second"] <= row["fastest"]
-        measured = row["contestants"]["localllm"]["measured"]
-        assert len(measured) == 2
-        assert row["tokens_per_second"] == median(measured)
+        found = row["contestants"]["localllm"]
+        assert found["least"] <= row["tokens_per_second"] <= found["most"]
+        assert len(found["measured"]) == 2
+        assert row["tokens_per_second"] == median(found["measured"])
+        assert "ratio" not in row
     assert report["file_bytes"] == path.stat().st_size
     for absent in ("startup", "copying", "versus", "versus_version"):
         assert report[absent] is None
@@ -59,8 +60,24 @@ def test_beside_the_peer(path):
     report = benchmark(path, small(batches=(2,), versus="llama.cpp"))
     assert report["versus_version"] == llama_cpp.__version__
     for row in report["results"]:
-        assert row["ratio"] == pytest.approx(row["tokens_per_second"] / row["llama.cpp"])
+        theirs = row["contestants"]["llama.cpp"]["median"]
+        assert row["ratio"] == pytest.approx(row["tokens_per_second"] / theirs)
         assert list(row["contestants"]) == ["localllm", "llama.cpp"]
+
+
+@pytest.mark.peer
+def test_more_sequences_than_the_peer_holds(path):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    most = llama_cpp.llama_max_parallel_sequences()
+    with pytest.raises(UsageError, match=rf"--batch {most + 1}: .* at most {most} sequences"):
+        LlamaCpp(path, (most + 1) * PAGE_SIZE, most + 1, 1, "f16")
+
+
+def test_too_little_memory(path, monkeypatch):
+    monkeypatch.setattr(contestants, "available_memory", lambda: 1 << 20)
+    with pytest.raises(LocalLLMError, match=r"not enough memory: .* 1\.05 MB are") as caught:
+        benchmark(path, small())
+    assert caught.value.hint == "fewer sequences, a smaller --depth or a smaller model need less"
 
 
 @pytest.mark.parametrize("names", [("no-such-model", "Q4_K_M"), ("llama-3.2-1b", "Q9")])
@@ -155,7 +172,8 @@ def test_the_second_start_finds_what_the_first_one_kept(tmp_path):
 
 def test_copying():
     path = resolve(None).path
-    found = measure_copying(path, 1, "f16", 1, None, lambda text: None)
+    task = copying_task(GGUFFile.open(path))
+    found = measure_copying(path, task, 1, "f16", 1, None, lambda text: None)
     assert found["same_tokens"]
     assert found["tokens"] == 256
     assert found["accepted_tokens"] > found["tokens"] / 2
@@ -172,7 +190,9 @@ def test_the_led_sampler_takes_the_answer_and_notes_the_models_choice():
 def test_a_model_that_drafts_would_change_is_found_out(monkeypatch):
     stats = Stats(generated_tokens=3, decode_seconds=1.0)
     monkeypatch.setattr(copying, "_copy", lambda *given, drafts: ([1, 2 + drafts], stats))
-    found = measure_copying(resolve(None).path, 1, "f16", 1, None, lambda text: None)
+    path = resolve(None).path
+    task = copying_task(GGUFFile.open(path))
+    found = measure_copying(path, task, 1, "f16", 1, None, lambda text: None)
     assert not found["same_tokens"]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import pytest
 
 from localllm import _native
+from localllm.cli import doctor
 from localllm.evaluate import machine_rates
 from localllm.evaluate.machine_rates import DotRate, MachineRates, MemoryRate, measure
 
@@ -98,6 +100,16 @@ def test_the_memory_taken(
     monkeypatch.setattr(machine_rates, "_last_level_cache", lambda: cache)
     measure([1])
     assert taken == [size]
+
+
+def test_nothing_asks_for_huge_pages_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "measure_memory", lambda threads, bytes: (bytes, 0, []))
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 14, raising=False)
+    assert measure([1]).memory_bytes > 0
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE")
+    rates = measure([1])
+    assert rates.memory_bytes == 0
+    assert "huge pages" not in dict(doctor._rates(rates))
 
 
 def test_last_level_caches_are_added_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -81,10 +81,11 @@ def test_the_page(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(
         benchmarks, "catalog_model", lambda path, entry, quant: path.symlink_to(small)
     )
-    monkeypatch.setattr(
-        "sys.argv",
-        ["benchmarks.py", *(f"--only=qwen3-0.6b:Q8_0:{piece}" for piece in ("alone", "start"))],
-    )
+    arguments = [
+        "benchmarks.py",
+        *(f"--only=qwen3-0.6b:Q8_0:{piece}" for piece in ("alone", "start")),
+    ]
+    monkeypatch.setattr("sys.argv", arguments)
     benchmarks.main()
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "| decode 2 | qwen3-0.6b Q8_0 |" in text
@@ -94,7 +95,59 @@ def test_the_page(tool, tmp_path, monkeypatch):
         "qwen3-0.6b-Q8_0-alone.json",
         "qwen3-0.6b-Q8_0-start.json",
     ]
-    (tmp_path / "page.md").unlink()
+    kept = tmp_path / "results" / "qwen3-0.6b-Q8_0-alone.json"
+    report = json.loads(kept.read_text())
+    kept.write_text(json.dumps(report | {"version": "0.0.1"}))
     monkeypatch.setattr(benchmarks, "catalog_model", None)  # nothing is measured again
+    monkeypatch.setattr("sys.argv", [*arguments, "--resume"])
     benchmarks.main()
-    assert (tmp_path / "page.md").exists()
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert f"localllm 0.0.1, localllm {report['version']}, Python " in text
+
+
+def test_what_is_measured_again(tool, tmp_path, monkeypatch):
+    benchmarks = tool("benchmarks.py")
+    measured = []
+
+    def localllm(*arguments):
+        peer = arguments[arguments.index("--vs") + 1] if "--vs" in arguments else None
+        measured.append(peer)
+        return {"versus": peer}
+
+    monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmarks, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(benchmarks, "catalog_model", lambda path, entry, quant: path.touch())
+    monkeypatch.setattr(benchmarks, "localllm", localllm)
+    monkeypatch.setattr(benchmarks, "page", lambda: "")
+    piece = "--only=qwen3-0.6b:Q8_0:alone"
+    for arguments, expected in (
+        ([], [None]),
+        ([], [None]),  # as the code may have changed
+        (["--resume"], []),
+        (["--resume", "--vs", "llama.cpp"], ["llama.cpp"]),  # the report is without the peer
+        (["--resume", "--vs", "llama.cpp"], []),
+        (["--resume"], []),
+        (["--vs", "llama.cpp"], ["llama.cpp"]),
+    ):
+        measured.clear()
+        monkeypatch.setattr("sys.argv", ["benchmarks.py", piece, *arguments])
+        benchmarks.main()
+        assert measured == expected, arguments
+
+
+def test_a_run_that_is_ended_leaves_nothing_older(tool, tmp_path, monkeypatch):
+    benchmarks = tool("benchmarks.py")
+
+    def ended(*arguments):
+        raise SystemExit(1)
+
+    monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmarks, "catalog_model", lambda path, entry, quant: path.touch())
+    monkeypatch.setattr(benchmarks, "localllm", ended)
+    monkeypatch.setattr("sys.argv", ["benchmarks.py"])
+    old = [benchmarks.place(*name.split(":")) for name in benchmarks.NAMES]
+    for path in old:
+        path.touch()
+    with pytest.raises(SystemExit):
+        benchmarks.main()
+    assert not any(path.exists() for path in old)

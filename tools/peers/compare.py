@@ -33,11 +33,12 @@ from localllm.engine.machine import default_threads
 from localllm.engine.pages import PAGE_SIZE
 from localllm.evaluate.bench import Work
 from localllm.evaluate.contestants import Localllm
-from localllm.evaluate.machine_rates import measure
+from localllm.evaluate.machine_rates import MachineRates, measure
 from localllm.evaluate.summary import summary
 from localllm.evaluate.tables import aligned, spread
 from localllm.gguf import GGUFFile
 from localllm.models import load_definition
+from localllm.models.config import ModelConfig
 from localllm.ops.packed import PackedCache
 
 Rates = dict[str, float]  # test -> tokens per second
@@ -145,7 +146,10 @@ def compare(
     model: Path, contestants: list[Peer], works: list[Work], threads: int, rounds: int
 ) -> dict[str, dict[str, list[float]]]:
     """Tokens per second by test, then contestant: one a round."""
-    vocabulary = load_definition(GGUFFile.open(model)).config.vocab
+    file = GGUFFile.open(model)
+    config = load_definition(file).config
+    demand = Demand.of(file, config, works[0].tokens)
+    vocabulary = config.vocab
     pages = max(work.batch * -(-work.tokens // PAGE_SIZE) for work in works)
     with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
         packed = PackedCache(
@@ -159,7 +163,7 @@ def compare(
         print(f"{model.name}: round {number + 1} of {rounds}", file=sys.stderr)
         turns = {"localllm": {str(work): work.run(ours, random, vocabulary) for work in works}}
         turns |= {peer.name: of_peer(peer, model, works, threads) for peer in contestants}
-        turns[LIMIT] = limits(model, works, threads)
+        turns[LIMIT] = limits(demand, works, measure([threads]))
         for name, found in turns.items():
             for test, rate in found.items():
                 rates[test].setdefault(name, []).append(rate)
@@ -167,29 +171,50 @@ def compare(
     return rates
 
 
-def limits(model: Path, works: list[Work], threads: int) -> Rates:
+@dataclass(frozen=True)
+class Demand:
+    """What a model asks of the machine for one sequence.
+
+    Attributes:
+        operand: type of the dot products; see `MachineRates.peak`.
+        operations: multiplications and additions of a prompt.
+        bytes_read: of weights, for each token of the answer.
+    """
+
+    operand: str
+    operations: float
+    bytes_read: float
+
+    @classmethod
+    def of(cls, file: GGUFFile, config: ModelConfig, prompt: int) -> Demand:
+        """For a prompt of so many tokens."""
+        matrices = [t for t in file.tensors.values() if len(t.shape) > 1]
+        embedding = next(t for t in matrices if t.name == "token_embd.weight")
+        head = next((t for t in matrices if t.name == "output.weight"), embedding)
+        # of stacked experts a token needs some
+        used = config.experts.used if config.experts else 1
+        shares = [
+            (t, used / t.shape[0] if len(t.shape) == 3 else 1.0)
+            for t in matrices
+            if t not in (embedding, head)
+        ]
+        kinds = {t.type.name for t, _ in shares}
+        halves = {"F16", "BF16"}
+        weights = sum(math.prod(t.shape) * share for t, share in shares)
+        return cls(
+            operand="int8" if kinds - halves - {"F32"} else "bf16" if kinds & halves else "float32",
+            operations=2 * (prompt * weights + math.prod(head.shape)),
+            bytes_read=head.nbytes + sum(t.nbytes * share for t, share in shares),
+        )
+
+
+def limits(demand: Demand, works: list[Work], machine: MachineRates) -> Rates:
     """What the machine could do at most: prefill and decode of one sequence."""
     prefill, decode, _ = works
-    file = GGUFFile.open(model)
-    config = load_definition(file).config
-    matrices = [t for t in file.tensors.values() if len(t.shape) > 1]
-    embedding = next(t for t in matrices if t.name == "token_embd.weight")
-    head = next((t for t in matrices if t.name == "output.weight"), embedding)
-    inner = [t for t in matrices if t not in (embedding, head)]
-    # of stacked experts a token needs some
-    used = config.experts.used if config.experts else 1
-    shares = [used / t.shape[0] if len(t.shape) == 3 else 1.0 for t in inner]
-    machine = measure([threads])
-    kinds = {t.type.name for t in inner}
-    halves = {"F16", "BF16"}
-    dots = machine.peak(
-        "int8" if kinds - halves - {"F32"} else "bf16" if kinds & halves else "float32"
-    )
-    weights = sum(math.prod(t.shape) * share for t, share in zip(inner, shares, strict=True))
-    work = 2 * (prefill.tokens * weights + math.prod(head.shape))
-    bytes_read = head.nbytes + sum(t.nbytes * share for t, share in zip(inner, shares, strict=True))
-    found = {str(decode): machine.memory_read().median / bytes_read}
-    return found | ({str(prefill): prefill.tokens * dots.rate / work} if dots else {})
+    found = {str(decode): machine.memory_read().median / demand.bytes_read}
+    if dots := machine.peak(demand.operand):
+        found[str(prefill)] = prefill.tokens * dots.rate / demand.operations
+    return found
 
 
 def report(rates: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, object]]:
@@ -209,7 +234,7 @@ def report(rates: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, obje
 
 def table(document: dict[str, dict[str, object]]) -> str:
     """Contestants below each other for every test; the best peer has a star."""
-    rows = [["", "tokens/s (slowest-fastest)", "localllm is times"]]
+    rows = [["", "tokens/s (least-most)", "localllm is times"]]
     for test, found in document.items():
         rows.append([test, "", ""])
         ratios = found["ratios"]
