@@ -80,6 +80,7 @@ class Engine:
         path: str | Path,
         *,
         context: int | None = None,
+        texts: int = 1,
         threads: int | None = None,
         kv_type: str = "f16",
         device: str = "cpu",
@@ -93,6 +94,7 @@ class Engine:
             path: of the GGUF file.
             context: in tokens; None: what the model was trained for, at most 8192, less where
                 memory is short.
+            texts: how many of that length the KV memory holds; fewer where memory is short.
             threads: None: the physical cores that this process may use.
             kv_type: "f16" or "int8".
             device: "cpu", or a device of torch.
@@ -115,7 +117,8 @@ class Engine:
         chosen = memory.choose_context(file, config, context, available_memory(), kv_type)
         if chosen != (context or config.context_length):
             model = load_definition(file, chosen)
-        pages = -(-chosen // PAGE_SIZE)
+        room = memory.choose_room(file, config, chosen, texts, available_memory(), kv_type)
+        pages = -(-room // PAGE_SIZE)
         # Weights are packed or checked with the interpreter lock released: time for the vocabulary.
         with ThreadPoolExecutor(1) as beside:
             tokenizer = beside.submit(load_tokenizer, file)

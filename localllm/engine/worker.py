@@ -100,7 +100,7 @@ class Worker:
             if self.engine.busy:
                 try:
                     self.engine.step()
-                except Exception:  # noqa: S110 -- every sequence that it ended knows why
+                except Exception:
                     pass
                 self._bring()
         for sequence in list(self._live.values()):

@@ -72,8 +72,8 @@ async def models(request: Request) -> dict[str, Any]:
 async def tokenize(asked: TokenizeRequest, request: Request) -> dict[str, Any]:
     """The token ids of a text."""
     tokenizer = find_service(request, asked.model).engine.tokenizer
-    options = {"add_special": asked.add_special, "parse_special": asked.parse_special}
-    return {"tokens": tokenizer.encode(asked.content, **options)}
+    special, parse = asked.add_special, asked.parse_special
+    return {"tokens": tokenizer.encode(asked.content, add_special=special, parse_special=parse)}
 
 
 @router.post("/detokenize")
@@ -82,7 +82,9 @@ async def detokenize(asked: DetokenizeRequest, request: Request) -> dict[str, An
     tokenizer = find_service(request, asked.model).engine.tokenizer
     for token in asked.tokens:
         if not 0 <= token < tokenizer.vocab_size:
-            raise ApiError(400, f"tokens: {token} must be >= 0 and < {tokenizer.vocab_size}", "tokens")
+            raise ApiError(
+                400, f"tokens: {token} must be >= 0 and < {tokenizer.vocab_size}", "tokens"
+            )
     return {"content": tokenizer.decode(asked.tokens)}
 
 
@@ -98,15 +100,13 @@ def _require_key(app: FastAPI, keys: tuple[str, ...]) -> None:
     known = [key.encode() for key in keys]
 
     @app.middleware("http")
-    async def check(
-        request: Request, go_on: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
+    async def check(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
         if request.url.path in OPEN_PATHS:
             return await go_on(request)
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        given = (given or request.headers.get("x-api-key", "")).encode()
+        sent = (given or request.headers.get("x-api-key", "")).encode()
         # All are compared, each in the same time: an answer's delay tells nothing of a key.
-        if not any([hmac.compare_digest(given, key) for key in known]):
-            what = "a wrong API key" if given else "an API key is needed"
+        if not any([hmac.compare_digest(sent, key) for key in known]):
+            what = "a wrong API key" if sent else "an API key is needed"
             return errors.response(ApiError(401, what, code="invalid_api_key"))
         return await go_on(request)

@@ -180,7 +180,10 @@ def find_service(request: Request, name: str | None) -> Service:
     service: Service = request.app.state.service
     if name is not None and name != service.name:
         raise ApiError(
-            404, f"model {name!r} is not served here; {service.name!r} is", "model", "model_not_found"
+            404,
+            f"model {name!r} is not served here; {service.name!r} is",
+            "model",
+            "model_not_found",
         )
     return service
 

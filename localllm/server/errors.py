@@ -39,7 +39,9 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         """The object of the API: https://platform.openai.com/docs/guides/error-codes."""
         kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
-        kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        kind = kinds.get(
+            self.status, "invalid_request_error" if self.status < 500 else "server_error"
+        )
         fields = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": fields}
 
@@ -92,7 +94,9 @@ def install(app: FastAPI) -> None:
 def _invalid(problem: Mapping[str, Any]) -> ApiError:
     """The first thing that is wrong with a request's body."""
     if problem["type"] == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {problem['ctx']['error']}", code="invalid_json")
+        return ApiError(
+            400, f"the body is not JSON: {problem['ctx']['error']}", code="invalid_json"
+        )
     field = ".".join(str(part) for part in problem["loc"][1:])
     if problem["type"] == "extra_forbidden":
         return ApiError(400, f"{field}: this field is not supported", field, "unsupported_field")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -127,10 +127,8 @@ class Service:
             self._worker.cancel(sequence)
 
     def _from_worker(self, deliveries: list[Delivery]) -> None:
-        try:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._dispatch, deliveries)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            pass
 
     def _dispatch(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
