@@ -74,9 +74,15 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+def one_line(text: str) -> str:
+    """The text in one printable line; bytes of a file's name that are no text are escaped."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return " ".join(printable(text).split())
+
+
 def error_line(error: object) -> str:
     """`error: …` in one printable line; where it quotes something very long, without the middle."""
-    text = " ".join(printable(str(error)).split())
+    text = one_line(str(error))
     if len(text) > _LONGEST_ERROR:
         half = _LONGEST_ERROR // 2
         text = f"{text[:half]} … {text[-half:]}"

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from localllm.units import in_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "build" / "benchmarks"
+CACHE = RESULTS / "cache"  # of packed weights, as in everyday use
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 MODELS = ("llama-3.2-1b", "qwen2.5-0.5b", "qwen3-0.6b")
@@ -65,7 +67,7 @@ def localllm(*arguments: str) -> Any:
         [sys.executable, "-c", code, *arguments, "--json"],
         stdout=subprocess.PIPE,
         cwd=ROOT,
-        env=os.environ | {"LOCALLLM_PACKED_CACHE": "0"},  # these files are soon gone
+        env=os.environ | {"XDG_CACHE_HOME": str(CACHE)},  # the user's own keeps what is in it
         text=True,
     )
     if done.returncode:
@@ -108,6 +110,7 @@ def measure(names: list[str], peer: str | None) -> None:
                     place(model, quantisation, piece).write_text(json.dumps(found))
             finally:
                 file.unlink()
+                shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def reports(piece: str) -> Iterator[tuple[str, dict[str, Any]]]:

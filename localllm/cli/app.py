@@ -55,8 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
     gc.set_threshold(50_000)
     try:
         _complete_streams()
+        _clean_up_when_ended()
         code = run(sys.argv[1:] if arguments is None else arguments)
-        _end_at_once_on_interrupt()
+        _end_at_once_when_told()
     except KeyboardInterrupt:  # also while a failure is reported
         code = 130
     gc.freeze()  # the interpreter's end looks through everything again
@@ -121,11 +122,38 @@ def _report(error: Exception) -> int:
     return code
 
 
-def _end_at_once_on_interrupt() -> None:
-    """Let Ctrl+C end the process: what is left is the interpreter's, which would print of it."""
+def _clean_up_when_ended() -> None:
+    """Let SIGTERM and SIGHUP end the program as an exception does, so that nothing is left behind.
+
+    They end the process at once by default; where they are ignored (nohup), they stay so. Ctrl+C
+    is Python's own, or the chat's.
+    """
+    if sys.platform == "win32":
+        return
+    import signal
+
+    ended = False
+
+    def end(number: int, frame: object) -> None:
+        nonlocal ended
+        if not ended:  # a second one must not break into the clean-up
+            ended = True
+            raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end)
+
+
+def _end_at_once_when_told() -> None:
+    """Let signals end the process: what is left is the interpreter's, which would print of it."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform != "win32":
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _close_stdout() -> None:

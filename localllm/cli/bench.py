@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ import typer
 from localllm.cli.loading import find, progress
 from localllm.cli.options import EngineOptions, KVType, OutputOptions, Threads, with_options
 from localllm.cli.settings import packed_cache, settle
-from localllm.errors import UsageError
+from localllm.errors import LocalLLMError, UsageError
+from localllm.terminal import one_line
 
 
 @with_options
@@ -26,8 +28,9 @@ def command(
         typer.Option("--synthetic", help="Random weights of this catalog model's shape instead."),
     ] = None,
     quant: Annotated[
-        str, typer.Option("--quant", help="How synthetic weights are stored.")
-    ] = "Q4_K_M",
+        str | None,
+        typer.Option("--quant", help="How synthetic weights are stored; default: Q4_K_M."),
+    ] = None,
     threads: Threads = None,
     prefill: Annotated[int, typer.Option("--prefill", help="Tokens of the prompt.")] = 512,
     decode: Annotated[int, typer.Option("--decode", help="Tokens of the answer.")] = 64,
@@ -68,14 +71,15 @@ def command(
     """Measure the speed of a model on this machine."""
     if (model is None) == (synthetic is None):
         raise UsageError("give either MODEL or --synthetic NAME")
+    if quant is not None and synthetic is None:
+        raise UsageError(f"--quant {quant}: a file is stored as it is; goes with --synthetic NAME")
     for flag, value in (("prefill", prefill), ("decode", decode), ("repetitions", repetitions)):
         if value < 1:
             raise UsageError(f"--{flag} {value}: must be >= 1")
     batches, depths = _numbers(batch, "--batch", 1), _numbers(depth, "--depth", 0)
-    if plot not in (None, "-") and Path(str(plot)).suffix != ".svg":
-        raise UsageError(f"--plot {plot}: must be an .svg file, or - for the terminal")
     if plot == "-" and output.json:
         raise UsageError("--plot - and --json both write to stdout", "--plot FILE.svg goes with it")
+    picture = None if plot in (None, "-") else _picture(str(plot))
 
     from localllm.evaluate.bench import BenchPlan, benchmark, benchmark_synthetic
 
@@ -99,16 +103,18 @@ def command(
             packed = packed_cache(settled.packed_cache)
             report = benchmark(found.path, plan, packed, line.say)
         else:
+            quant = quant or "Q4_K_M"
             name = f"{synthetic} {quant} (random weights)"
             report = benchmark_synthetic(synthetic, quant, plan, line.say)
+    name = one_line(name)
     if output.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
         _print(report, name, plot == "-")
-    if plot not in (None, "-"):
+    if picture is not None:
         from localllm.evaluate.charts import svg_chart
 
-        Path(str(plot)).write_text(svg_chart(report, name), encoding="utf-8")
+        _write(picture, svg_chart(report, name))
 
 
 def _print(report: dict[str, Any], name: str, bars: bool) -> None:
@@ -123,6 +129,41 @@ def _print(report: dict[str, Any], name: str, bars: bool) -> None:
         except UnicodeEncodeError:
             block = "#"
         print("\n" + text_chart(report, min(100, shutil.get_terminal_size().columns), block))
+
+
+def _picture(plot: str) -> Path:
+    """The file that --plot names, checked before anything is measured.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    path = Path(plot)
+    if path.suffix != ".svg":
+        raise UsageError(f"--plot {plot}: must be an .svg file, or - for the terminal")
+    if not path.parent.is_dir():
+        raise UsageError(f"--plot {plot}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--plot {plot}: is there, and no regular file")
+    for place in (path.parent, path):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise UsageError(f"--plot {plot}: {place} cannot be written")
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file under another name first, so that a former one stays where that fails.
+
+    Raises:
+        LocalLLMError: it cannot be written; names it.
+    """
+    unfinished = path.with_name(f"localllm-{os.getpid()}.part")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise LocalLLMError(f"--plot {path}: cannot be written: {error.strerror}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _numbers(text: str, flag: str, least: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from localllm.cli.options import EngineOptions
 from localllm.cli.settings import engine_arguments, settle
 from localllm.hub.names import LocalModel, resolve
-from localllm.terminal import decode_utf8
+from localllm.terminal import decode_utf8, one_line
 
 if TYPE_CHECKING:
     from localllm.engine.engine import Engine
@@ -28,8 +28,10 @@ def load_engine(model: LocalModel, options: EngineOptions, texts: int = 1) -> tu
         arguments["drafter"] = None
     with progress(f"loading {model.name} …"):
         start = time.perf_counter()
-        from localllm.engine.engine import Engine
+        from localllm.engine.engine import Engine, require_drafts
 
+        if small is not None:  # said before minutes are spent on loading
+            require_drafts(settled.device or "cpu", settled.kv_cache is not False)
         engine = Engine.load(model.path, texts=texts, **arguments)
         if small is not None:
             engine.draft_with(Engine.load(small.path, **arguments | {"context": engine.context}))
@@ -63,7 +65,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Replace the line."""
         if self._shown:
-            text = text[: shutil.get_terminal_size().columns - 1]
+            text = one_line(text)[: shutil.get_terminal_size().columns - 1]
             print(f"\r{text:<{self._length}}", end="", file=sys.stderr, flush=True)
             self._length = len(text)
 

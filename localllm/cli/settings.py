@@ -126,7 +126,10 @@ def packed_cache(gigabytes: float | None) -> PackedCache:
 
     size = PACKED_CACHE_GB if gigabytes is None else gigabytes
     if not 0 <= size <= 1e6:  # nor what is not a number
-        raise UsageError(f"--packed-cache {size}: must be >= 0 and <= 1000000")
+        raise UsageError(
+            f"packed-cache {size}: must be >= 0 and <= 1000000",
+            "set by LOCALLLM_PACKED_CACHE, config.toml, or --packed-cache where a command has it",
+        )
     return PackedCache(cache_dir() / "packed", int(size * 1e9))
 
 

@@ -47,6 +47,7 @@ class Engine:
         budget: most tokens in a step.
         kv_cache: False recomputes everything for every token, to see what the cache is worth.
         drafter: makes what guesses an answer's next tokens; None guesses nothing.
+        device: where the runner computes: "cpu", or a device of torch.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Engine:
         budget: int = STEP_TOKENS,
         kv_cache: bool = True,
         drafter: Callable[[], Drafter] | None = None,
+        device: str = "cpu",
     ) -> None:
         if context > runner.pages * runner.page_size:
             raise ValueError(f"{runner.pages} pages do not hold {context} tokens")
@@ -70,6 +72,7 @@ class Engine:
         self.context = context
         self.kv_cache = kv_cache
         self.drafter = drafter
+        self.device = device
         self.last_stats = Stats()
         self.notes: list[str] = []  # what the user should know of how the model was loaded
         self._scheduler = self._fresh_scheduler(budget)
@@ -133,15 +136,18 @@ class Engine:
                 )
             else:
                 runner = _eager_runner(model, pages, device)
+            vocabulary = tokenizer.result()
+        file.release()  # each small thing that was read had much around it mapped
         engine = cls(
             runner,
-            tokenizer.result(),
+            vocabulary,
             file,
             config,
             context=chosen,
             kv_cache=kv_cache,
             # Elsewhere a row's result depends on the rows beside it: drafts would change tokens.
             drafter=drafter if device == "cpu" else None,
+            device=device,
         )
         engine.notes += _notes(config, context, chosen)
         return engine
@@ -154,8 +160,7 @@ class Engine:
         """
         ours, theirs = self.tokenizer, small.tokenizer
         size = ours.vocab_size
-        if not self.kv_cache:
-            raise UsageError("--draft: nothing is drafted without the KV cache")
+        require_drafts(self.device, self.kv_cache)
         if theirs.vocab_size != size or any(
             ours.token_bytes(token) != theirs.token_bytes(token) for token in range(size)
         ):
@@ -376,6 +381,14 @@ class Engine:
                 "the answer included",
                 hint,
             )
+
+
+def require_drafts(device: str, kv_cache: bool) -> None:
+    """Raises UsageError where drafts are not made: on other devices they would change tokens."""
+    if device != "cpu":
+        raise UsageError(f"--draft: nothing is drafted with --device {device}, only on the cpu")
+    if not kv_cache:
+        raise UsageError("--draft: nothing is drafted without the KV cache")
 
 
 def _notes(config: ModelConfig, asked: int | None, context: int) -> list[str]:

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 import localllm
-from localllm import _native
 from localllm.engine import memory
-from localllm.engine.machine import default_threads, require_threads
+from localllm.engine.machine import default_threads, kernels, require_threads
 from localllm.engine.pages import PAGE_SIZE
 from localllm.errors import LocalLLMError, UsageError
 from localllm.evaluate.contestants import (
@@ -121,13 +120,13 @@ class BenchPlan:
         require_threads(self.threads)
 
     def works(self) -> list[Work]:
-        """Every measurement, prefill first."""
+        """Every measurement once, prefill first."""
         decodes = [
             Work("decode", self.decode, batch, depth)
             for depth in self.depths
             for batch in self.batches
         ]
-        return [Work("prefill", self.prefill, 1, 0), *decodes]
+        return list(dict.fromkeys([Work("prefill", self.prefill, 1, 0), *decodes]))
 
 
 def benchmark(
@@ -152,13 +151,13 @@ def benchmark(
         a peer, the `ratio` of that to the peer's.
 
     Raises:
-        LocalLLMError: the peer is not installed, or the model does not fit.
+        UsageError: `LOCALLLM_ISA` asks for kernels that cannot run here.
+        LocalLLMError: the peer cannot be used, or the model does not fit.
     """
+    isa, peer_version = _found(plan)
     threads = plan.threads or default_threads()
     file = GGUFFile.open(path)
     vocabulary = load_definition(file).config.vocab
-    # What is missing is said before anything is measured.
-    peer_version = silent_llama_cpp()[0].__version__ if plan.versus else None
     task = copying_task(file) if plan.copying else None
     common = threads, plan.kv_type, plan.repetitions
     # First, while this process holds no weights.
@@ -174,7 +173,7 @@ def benchmark(
         "model": str(path),
         "file_bytes": file.nbytes,
         "threads": threads,
-        "isa": _native.isa(),
+        "isa": isa,
         "kv_type": plan.kv_type,
         "version": localllm.__version__,
         "python_version": platform.python_version(),
@@ -198,14 +197,20 @@ def benchmark_synthetic(
     """Measure random weights in the shape of a catalog model; returns as `benchmark`.
 
     Raises:
-        UsageError: an unknown catalog name or quantisation.
+        UsageError: see `benchmark`; or an unknown catalog name or quantisation.
         LocalLLMError: see `benchmark`; or there is no room for the file.
     """
+    _found(plan)
     say(f"making random weights of {name}'s shape")
     with _synthetic_file(name, quantisation) as path:
         packed = PackedCache(path.parent / "packed", 1 << 40)  # as a model that stays has them
         report = benchmark(path, plan, packed, say)
     return report | {"model": name, "quantisation": quantisation}
+
+
+def _found(plan: BenchPlan) -> tuple[str, str | None]:
+    """The kernels and the peer's version; what is missing is said before anything is made."""
+    return kernels(), silent_llama_cpp()[0].__version__ if plan.versus else None
 
 
 def _contest(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,25 @@ from localllm.models import load_definition
 from localllm.ops.packed import PackedCache
 
 Tokens = npt.NDArray[np.int32]
+
+# Of the peer's module; not every version of it has them all.
+_USED = (
+    "__version__",
+    "GGML_TYPE_Q8_0",
+    "llama_batch_free",
+    "llama_batch_init",
+    "llama_context_default_params",
+    "llama_decode",
+    "llama_free",
+    "llama_get_memory",
+    "llama_init_from_model",
+    "llama_max_parallel_sequences",
+    "llama_memory_seq_rm",
+    "llama_model_default_params",
+    "llama_model_free",
+    "llama_model_load_from_file",
+    "llama_synchronize",
+)
 
 
 class Contestant(Protocol):
@@ -49,7 +69,7 @@ class Localllm:
         self, path: Path, room: int, threads: int, kv_type: str, packed: PackedCache | None
     ) -> None:
         start = time.perf_counter()
-        file = GGUFFile.open(path)
+        self.file = file = GGUFFile.open(path)
         model = load_definition(file)
         need = memory.estimate(file, model.config, room, kv_type)
         available = available_memory()
@@ -82,6 +102,7 @@ class Localllm:
             length = part.shape[1]
             last = start + length == count
             rows = np.arange(1, sequences + 1, dtype=np.int32) * length - 1
+            self.file.require_unchanged()  # embeddings are read from the mapped file
             self.runner.step(
                 Batch(
                     tokens=part.reshape(-1),
@@ -169,16 +190,22 @@ def silent_llama_cpp() -> tuple[Any, Any]:
     """The peer's module, and its log's callback, which must live as long as the process.
 
     Raises:
-        LocalLLMError: it is not installed.
+        LocalLLMError: it is not installed, or cannot be used; says why.
     """
+    hint = "pip install 'localllm[llamacpp]'"
+    if find_spec("llama_cpp") is None:
+        raise LocalLLMError("--vs llama.cpp: llama-cpp-python is not installed", hint)
     try:
         import llama_cpp
-    except ImportError as error:
+
+        for name in _USED:
+            getattr(llama_cpp, name)
+        log = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        llama_cpp.llama_log_set(log, None)
+        llama_cpp.llama_backend_init()
+    except Exception as error:  # whatever a library of another machine or version comes to
+        why = str(error) or type(error).__name__
         raise LocalLLMError(
-            "--vs llama.cpp: llama-cpp-python is not installed",
-            "pip install 'localllm[llamacpp]'",
+            f"--vs llama.cpp: the installed llama-cpp-python cannot be used: {why}", hint
         ) from error
-    log = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    llama_cpp.llama_log_set(log, None)
-    llama_cpp.llama_backend_init()
     return llama_cpp, log

@@ -19,7 +19,12 @@ def main() -> None:
     """
     contestant, path, threads, kv_type, folder = sys.argv[1:]
     if contestant == "localllm":
-        _localllm(path, int(threads), kv_type, folder)
+        from localllm.errors import LocalLLMError
+
+        try:
+            _localllm(path, int(threads), kv_type, folder)
+        except LocalLLMError as error:
+            sys.exit(" ".join(str(error).split()))  # the last line is what `startup` says
     else:
         _llama_cpp(path, int(threads), kv_type)
     print(peak_memory() or 0, flush=True)

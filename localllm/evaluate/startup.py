@@ -22,9 +22,9 @@ from localllm.errors import LocalLLMError
 from localllm.evaluate.summary import summary
 from localllm.ops.packed import SUFFIX
 
-# Where this very package lies comes last, so that nothing beside it hides a module.
+# Before anything is imported that could be found there, "" leaves the path: the current folder.
 _CHILD = (
-    "import sys; sys.path.append({root!r}); from localllm.evaluate.first_token import main; main()"
+    "import sys; sys.path[:] = {path!r}; from localllm.evaluate.first_token import main; main()"
 )
 
 
@@ -82,8 +82,10 @@ def measure_startup(
 
 
 def _start(contestant: str, settings: Sequence[str], folder: str) -> Start:
-    root = str(Path(localllm.__file__).parents[1])
-    command = [sys.executable, "-c", _CHILD.format(root=root), contestant, *settings, folder]
+    # What is imported is what would be here. Where this very package lies comes last, so that
+    # nothing beside it hides a module.
+    path = [*filter(None, sys.path), str(Path(localllm.__file__).parents[1])]
+    command = [sys.executable, "-c", _CHILD.format(path=path), contestant, *settings, folder]
     with tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         with subprocess.Popen(
@@ -94,11 +96,15 @@ def _start(contestant: str, settings: Sequence[str], folder: str) -> Start:
             text=True,
         ) as process:
             assert process.stdout is not None
-            said = process.stdout.readline()
-            first_token = time.perf_counter() - start
-            memory = process.stdout.read()
-            process.wait()
-            end = time.perf_counter() - start
+            try:
+                said = process.stdout.readline()
+                first_token = time.perf_counter() - start
+                memory = process.stdout.read()
+                process.wait()
+                end = time.perf_counter() - start
+            except BaseException:  # a signal: nobody waits for the rest
+                process.kill()
+                raise
         if process.returncode or said.strip() != "token":
             errors.seek(0)
             lines = errors.read().strip().splitlines() or [f"exit code {process.returncode}"]

@@ -101,6 +101,11 @@ class GGUFFile:
         """Bytes of all its shards."""
         return sum(shard.data.size for shard in self.shards)
 
+    def release(self) -> None:
+        """Let the system take back the memory of all that was read; a later use reads it again."""
+        for shard in self.shards:
+            shard.release(shard.data)
+
     def require_unchanged(self) -> None:
         """See `MappedFile.require_unchanged`: of every shard."""
         for shard in self.shards:

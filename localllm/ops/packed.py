@@ -24,6 +24,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from localllm.errors import LocalLLMError
 from localllm.ops.native import core_shape, in_memory
 from localllm.ops.spec import Bytes, Weight
 
@@ -79,12 +80,24 @@ class PackedCache:
         return self._files(UNFINISHED)
 
     def clear(self) -> int:
-        """Remove all files, unfinished ones too; the bytes that were freed."""
-        freed = 0
-        for path, size in (self.files() | self.unfinished()).items():
-            with contextlib.suppress(OSError):
-                path.unlink()
+        """Remove all files, unfinished ones too; the bytes that were freed.
+
+        Raises:
+            LocalLLMError: some could not be removed; says why. The others are.
+        """
+        freed, failures = 0, []
+        files = self.files() | self.unfinished()
+        for path, size in files.items():
+            try:
+                path.unlink(missing_ok=True)
                 freed += size
+            except OSError as error:
+                failures.append(error)
+        if failures:
+            raise LocalLLMError(
+                f"{self.folder}: {len(failures)} of {len(files)} files cannot be removed: "
+                f"{failures[0].strerror}"
+            )
         return freed
 
     def _files(self, suffix: str) -> dict[Path, int]:
@@ -235,5 +248,6 @@ def _identity(weights: Sequence[Weight]) -> str:
         middle = weight.data.size // 2
         for part in (weight.data[:64], weight.data[middle : middle + 64], weight.data[-64:]):
             known.update(part.tobytes())
-        weight.info.release()  # each sample made the system map much around it
+    for weight in weights:  # when all are done: each sample made the system map much around it
+        weight.info.release()
     return known.hexdigest()

@@ -106,7 +106,8 @@ def _require_key(app: FastAPI, keys: tuple[str, ...]) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         sent = (given or request.headers.get("x-api-key", "")).encode()
         # All are compared, each in the same time: an answer's delay tells nothing of a key.
-        if not any([hmac.compare_digest(sent, key) for key in known]):
+        matches = [hmac.compare_digest(sent, key) for key in known]
+        if not any(matches):
             what = "a wrong API key" if sent else "an API key is needed"
             return errors.response(ApiError(401, what, code="invalid_api_key"))
         return await go_on(request)

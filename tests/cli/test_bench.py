@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -34,6 +36,35 @@ def test_json_and_a_picture(localllm: Run, model: Path, tmp_path: Path) -> None:
     report = json.loads(result.out)
     assert report["prefill_tokens_per_second"] > 0
     assert picture.read_text(encoding="utf-8").startswith("<svg ")
+
+
+def test_a_name_that_is_no_text(localllm: Run, model: Path, tmp_path: Path) -> None:
+    link = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\x1b[31m\n\xff.gguf"))
+    try:
+        link.symlink_to(model)
+    except OSError:
+        pytest.skip("names are text here")
+    result = localllm("bench", link, *QUICK, "--plot", "bars.svg")
+    assert (result.code, result.error) == (0, "")
+    assert result.out.startswith("a[31m \\udcff, ")
+    root = ElementTree.parse(tmp_path / "bars.svg").getroot()
+    assert root.findtext("{http://www.w3.org/2000/svg}text") == "a[31m \\udcff"
+
+
+def test_a_picture_that_cannot_be_written(
+    localllm: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "bars.svg").write_text("before")
+    monkeypatch.setattr(Path, "replace", fail)
+    result = localllm("bench", model, *QUICK, "--plot", "bars.svg")
+    assert result.code == 1
+    assert result.error == ("error: --plot bars.svg: cannot be written: No space left on device\n")
+    assert result.out
+    assert (tmp_path / "bars.svg").read_text() == "before"
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_settings(localllm: Run, model: Path, tmp_path: Path) -> None:
@@ -73,7 +104,10 @@ def test_synthetic(localllm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "problem"),
     [
         (["--plot", "bars.png"], "--plot bars.png: must be an .svg file"),
+        (["--plot", "none/bars.svg"], "--plot none/bars.svg: there is no folder none"),
+        (["--plot", "/dev/full/bars.svg"], "--plot /dev/full/bars.svg: there is no folder"),
         (["--plot", "-", "--json"], "--plot - and --json both write to stdout"),
+        (["--quant", "Q8_0"], "--quant Q8_0: "),
         (["--kv-type", "f8"], "--kv-type f8"),
         (["--threads", "0"], "--threads 0"),
     ],

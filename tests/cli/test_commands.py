@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from localllm.cli import app
+from localllm.cli.doctor import _rates
 from localllm.engine.machine import default_threads
+from localllm.evaluate.machine_rates import Barrier, DotRate, MachineRates, MemoryRate
 from tests.cli.conftest import Run
 
 
@@ -151,6 +153,17 @@ def test_doctor(localllm: Run) -> None:
     assert rates["threads"] == document["cores"]
     assert rates["memory"][0]["best"] >= rates["memory"][0]["median"] > 0
     assert rates["dots"][0]["rate"] > 0
+
+
+def test_doctor_names_int8_products_first() -> None:
+    kinds = [("bf16", "avx512bf16", 3e12), ("float32", "avx2", 1e12), ("int8", "avx2", 2e12)]
+    dots = tuple(DotRate(isa, type, 256, rate) for type, isa, rate in kinds)
+    memory = (MemoryRate(1, 1, False, False, 1e9, 1e9),)
+    rates = MachineRates(1, memory, 0, 0, dots, (Barrier(1, 0.0),))
+    assert [text for _, text in _rates(rates)][1:] == [
+        "int8 2.000, float32 1.000 Top/s a core (avx2, 256 bits)",
+        "bf16 3.000 Top/s a core (avx512bf16, 256 bits)",
+    ]
 
 
 def test_chat_from_a_pipe(process: Run, model: Path) -> None:

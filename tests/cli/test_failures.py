@@ -63,7 +63,12 @@ def test_one_line(
 
 
 def test_a_setting_for_kernels_that_are_not_there(process: Run, model: Path) -> None:
-    for arguments in (["run", model, "hi"], ["doctor"]):
+    for arguments in (
+        ["run", model, "hi"],
+        ["doctor"],
+        ["bench", model],
+        ["bench", "--synthetic", "qwen3-0.6b"],
+    ):
         result = process(*arguments, LOCALLLM_ISA="nonsense")
         assert result.code == 2
         assert result.error.startswith("error: LOCALLLM_ISA=nonsense")
@@ -301,6 +306,32 @@ def test_ctrl_c_while_modules_are_imported(
         timeout=120,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+ENDED = """
+import os, signal, sys
+from pathlib import Path
+import localllm.evaluate.bench as bench
+from localllm.cli.app import main
+
+def end(path, entry, quantisation):
+    path.write_bytes(b"weights")
+    print(path, flush=True)
+    for number in signal.SIGTERM, signal.SIGHUP:
+        os.kill(os.getpid(), number)
+
+bench.catalog_model = end
+main(["bench", "--synthetic", "qwen3-0.6b"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_what_is_ended_cleans_up(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED], capture_output=True, env=environment, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (128 + 15, b"")
+    assert not Path(os.fsdecode(done.stdout.strip())).parent.exists()
 
 
 def test_a_closed_pipe_is_quiet(environment: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """The benchmark: its report's shape, its limits; no timing is asserted."""
 
 import json
+import sys
 from statistics import median
 from xml.etree import ElementTree
 
@@ -9,8 +10,8 @@ import pytest
 
 from localllm.engine.pages import PAGE_SIZE
 from localllm.engine.sequence import Stats
-from localllm.errors import LocalLLMError, UsageError
-from localllm.evaluate import contestants, copying
+from localllm.errors import LocalLLMError, ModelFileError, UsageError
+from localllm.evaluate import bench, contestants, copying
 from localllm.evaluate.bench import BenchPlan, Work, _measure, benchmark, benchmark_synthetic
 from localllm.evaluate.charts import svg_chart, text_chart
 from localllm.evaluate.contestants import LlamaCpp, Localllm
@@ -54,6 +55,15 @@ def test_report(path):
         assert report[absent] is None
 
 
+def test_what_is_asked_for_twice_is_measured_once():
+    works = small(batches=(2, 1, 2), depths=(1, 1)).works()
+    assert [(work.kind, work.batch, work.depth) for work in works] == [
+        ("prefill", 1, 0),
+        ("decode", 2, 1),
+        ("decode", 1, 1),
+    ]
+
+
 @pytest.mark.peer
 def test_beside_the_peer(path):
     llama_cpp = pytest.importorskip("llama_cpp")
@@ -63,6 +73,25 @@ def test_beside_the_peer(path):
         theirs = row["contestants"]["llama.cpp"]["median"]
         assert row["ratio"] == pytest.approx(row["tokens_per_second"] / theirs)
         assert list(row["contestants"]) == ["localllm", "llama.cpp"]
+
+
+@pytest.mark.parametrize(
+    ("module", "problem"),
+    [
+        ("raise OSError('libllama.so: no such file')", "libllama.so: no such file"),
+        ("__version__ = '0.1'", "module 'llama_cpp' has no attribute 'GGML_TYPE_Q8_0'"),
+    ],
+)
+def test_a_peer_that_is_broken(tmp_path, monkeypatch, module, problem):
+    (tmp_path / "llama_cpp.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
+    monkeypatch.setattr(bench, "silent_llama_cpp", contestants.silent_llama_cpp.__wrapped__)
+    monkeypatch.setattr(bench, "catalog_model", None)  # nothing is made
+    with pytest.raises(LocalLLMError) as caught:
+        benchmark_synthetic("qwen3-0.6b", "Q8_0", small(versus="llama.cpp"))
+    assert caught.value.message.endswith(f"llama-cpp-python cannot be used: {problem}")
+    sys.modules.pop("llama_cpp", None)
 
 
 @pytest.mark.peer
@@ -143,6 +172,15 @@ def test_a_rewound_sequence_goes_on_from_there(path):
     np.testing.assert_array_equal(outputs[0], outputs[1])
 
 
+def test_a_file_that_is_cut_short_meanwhile(tmp_path):
+    path = random_model(tmp_path / "model.gguf", "llama", "Q8_0")
+    contestant = Localllm(path, PAGE_SIZE, 1, "f16", None)
+    with path.open("r+b") as file:
+        file.truncate(4096)
+    with pytest.raises(ModelFileError, match="was truncated while in use"):
+        contestant.step(np.zeros((1, 1), np.int32))
+
+
 @pytest.mark.parametrize("peer", [None, pytest.param("llama.cpp", marks=pytest.mark.peer)])
 def test_startup(path, peer):
     if peer:
@@ -158,8 +196,16 @@ def test_startup(path, peer):
         assert not row["kept"]  # too small
 
 
+def test_a_start_imports_nothing_from_the_current_folder(path, tmp_path, monkeypatch):
+    for name in ("numpy", "pathlib", "localllm"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('from the current folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["", *sys.path])
+    assert measure_startup(path, 1, 1, "f16", 1, None, lambda text: None)
+
+
 def test_a_start_that_fails_says_why(tmp_path):
-    with pytest.raises(LocalLLMError, match=r"start-up of localllm: .*no such file"):
+    with pytest.raises(LocalLLMError, match=r"^start-up of localllm: \S*none\.gguf: no such file"):
         measure_startup(tmp_path / "none.gguf", 1, 1, "f16", 1, None, lambda text: None)
 
 
