@@ -32,14 +32,15 @@ class ChatSession:
             eos_token=self._text_of(tokenizer.eos_id),
         )
 
-    def prompt(self, messages: Sequence[Message]) -> str:
-        """The text that the model is to continue.
+    def prompt(self, messages: Sequence[Message], **variables: Any) -> str:
+        """The text that the model is to continue; `variables` are further ones of the template.
 
         A template that refuses a system message gets it as the head of the first user message.
         """
         if self.template is None:
             return "\n\n".join(str(message["content"]) for message in messages)
-        variables: Mapping[str, Any] = {} if self.think is None else {"enable_thinking": self.think}
+        if self.think is not None:
+            variables = {"enable_thinking": self.think, **variables}
         try:
             return self.template.render(messages, **variables)
         except RefusedError:
@@ -48,8 +49,8 @@ class ChatSession:
                 raise
             return self.template.render(folded, **variables)
 
-    def encode(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
-        """The prompt as text and as ids, one BOS in front where one is due.
+    def encode(self, messages: Sequence[Message], **variables: Any) -> tuple[str, list[int]]:
+        """The prompt (see ``prompt``) as text and as ids, one BOS in front where one is due.
 
         Special tokens that the template writes are parsed. A control token that a message spells
         out, such as `<|im_end|>`, stays text: while the template is rendered, a character that is
@@ -57,12 +58,13 @@ class ChatSession:
         message, the prompt is parsed as a whole.
         """
         tokenizer = self.engine.tokenizer
-        prompt = text = self.prompt(messages)
+        prompt = text = self.prompt(messages, **variables)
         unused = (chr(code) for code in _PRIVATE_USE if chr(code) not in prompt)
         hide = dict(zip(self._controls(messages), unused, strict=False))
         stand_ins = {stand_in: control for control, stand_in in hide.items()}
         if hide:
-            rendered = self.prompt([_with_texts_replaced(message, hide) for message in messages])
+            hidden = [_with_texts_replaced(message, hide) for message in messages]
+            rendered = self.prompt(hidden, **variables)
             if _replaced(rendered, stand_ins) == prompt:
                 text = rendered
         ids = tokenizer.encode(text, add_special=False, parse_special=True, stand_ins=stand_ins)

@@ -21,6 +21,7 @@ COMMANDS = {
     "list": "List the catalog and the models on this machine.",
     "show": "Describe a model file.",
     "cache": "Show or clear the packed weights kept on disk.",
+    "serve": "Serve a model to other programs, the way OpenAI does.",
     "bench": "Measure the speed of a model on this machine.",
     "doctor": "Describe this machine, and what of it is used.",
 }

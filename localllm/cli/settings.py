@@ -32,16 +32,6 @@ Options = TypeVar("Options", SamplingOptions, EngineOptions, ChatOptions)
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
-# What a model's file may recommend, in the words of llama.cpp's metadata keys.
-_METADATA = {
-    "temperature": ("general.sampling.temp", float),
-    "top_k": ("general.sampling.top_k", int),
-    "top_p": ("general.sampling.top_p", float),
-    "min_p": ("general.sampling.min_p", float),
-    "repeat_penalty": ("general.sampling.penalty_repeat", float),
-    "repeat_last_n": ("general.sampling.penalty_last_n", int),
-}
-
 
 def settle(options: Options) -> Options:
     """Fill the flags that were left out from the environment and from `config.toml`."""
@@ -106,17 +96,15 @@ def generation_params(options: SamplingOptions, file: GGUFFile | None = None) ->
         UsageError: a value is impossible; names the flag.
     """
     from localllm.decoding.params import GenerationParams
+    from localllm.hub.facts import recommended_params
 
     given = {k: v for k, v in dataclasses.asdict(settle(options)).items() if v is not None}
     if "stop" in given:
         given["stop"] = tuple(given["stop"])
     if "logit_bias" in given:
         given["logit_bias"] = _logit_bias(given["logit_bias"])
-    for name, (key, kind) in _METADATA.items():
-        value = None if file is None else file.get(key, kind, None)
-        if name not in given and value is not None:
-            given[name] = value
-    return GenerationParams(**given)
+    recommended = {} if file is None else recommended_params(file)
+    return GenerationParams(**{**recommended, **given})
 
 
 def engine_arguments(options: EngineOptions) -> dict[str, Any]:

@@ -83,6 +83,7 @@ class Engine:
         path: str | Path,
         *,
         context: int | None = None,
+        texts: int = 1,
         threads: int | None = None,
         kv_type: str = "f16",
         device: str = "cpu",
@@ -96,6 +97,7 @@ class Engine:
             path: of the GGUF file.
             context: in tokens; None: what the model was trained for, at most 8192, less where
                 memory is short.
+            texts: how many of that length the KV memory holds; fewer where memory is short.
             threads: None: the physical cores that this process may use.
             kv_type: "f16" or "int8".
             device: "cpu", or a device of torch.
@@ -118,7 +120,8 @@ class Engine:
         chosen = memory.choose_context(file, config, context, available_memory(), kv_type)
         if chosen != (context or config.context_length):
             model = load_definition(file, chosen)
-        pages = -(-chosen // PAGE_SIZE)
+        room = memory.choose_room(file, config, chosen, texts, available_memory(), kv_type)
+        pages = -(-room // PAGE_SIZE)
         # Weights are packed or checked with the interpreter lock released: time for the vocabulary.
         with ThreadPoolExecutor(1) as beside:
             tokenizer = beside.submit(load_tokenizer, file)
@@ -175,6 +178,14 @@ class Engine:
         """Answer a prompt, a token at a time; closing the iterator gives the pages back.
 
         Raises:
+            UsageError, ContextFullError: as of ``sequence``.
+        """
+        return self.run(self.sequence(prompt, params))
+
+    def sequence(self, prompt: Ids[int], params: GenerationParams) -> Sequence:
+        """What ``add`` takes: a checked prompt and everything its answer needs. Any thread may ask.
+
+        Raises:
             UsageError: an empty prompt, or a token id outside the vocabulary.
             ContextFullError: the prompt leaves no room in the context.
         """
@@ -189,7 +200,20 @@ class Engine:
         if params.max_tokens is not None:
             longest = min(longest, len(tokens) + params.max_tokens)
         speculation = Speculation(self.drafter()) if self.drafter and self.kv_cache else None
-        return self.run(Sequence(tokens, sampler, stream, longest, speculation))
+        return Sequence(tokens, sampler, stream, longest, speculation)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; ``step`` fills its outbox."""
+        self._scheduler.add(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take the pages of a sequence back; one that has ended is left alone."""
+        self._scheduler.remove(sequence)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a sequence to step."""
+        return bool(self._scheduler.running or self._scheduler.waiting)
 
     def logits(self, tokens: Ids[int], rows: int = 128) -> Iterator[Logits]:
         """Logits after every token of a text, float32[<= rows, vocab] at a time, nothing drawn.
@@ -239,7 +263,7 @@ class Engine:
     def run(self, sequence: Sequence) -> Iterator[Token]:
         """The tokens of a sequence that fits the context; closing it gives the pages back."""
         self.last_stats = sequence.stats
-        self._scheduler.add(sequence)
+        self.add(sequence)
         try:
             while True:
                 while not sequence.outbox:
@@ -251,7 +275,7 @@ class Engine:
                 if token.finish_reason is not None:
                     return
         finally:
-            self._scheduler.remove(sequence)
+            self.remove(sequence)
 
     def compute(self, batch: Batch) -> Logits:
         """The logits of a batch, float32[R, vocab].

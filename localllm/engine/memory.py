@@ -112,3 +112,12 @@ def shortage(file: GGUFFile, need: Need, available: int, hint: str) -> LocalLLME
         f"{file.path}: not enough memory: it needs {need}; {in_bytes(available)} are available",
         hint,
     )
+
+
+def choose_room(
+    file: GGUFFile, config: ModelConfig, context: int, texts: int, available: int, kv_type: str
+) -> int:
+    """Tokens of KV memory for so many texts of that context, at least one, that fit the memory."""
+    fixed = estimate(file, config, 0, kv_type).total
+    fitting = (available - fixed) // kv_bytes(config, context, kv_type)
+    return context * max(1, min(texts, fitting))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from localllm.gguf import GGUFFile
 from localllm.units import in_bytes, si
@@ -15,6 +16,16 @@ _FILE_TYPES = """
     Q6_K IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S IQ2_M IQ4_XS IQ1_M
     BF16 - - - TQ1_0 TQ2_0 MXFP4
 """
+
+# What a model's file may recommend, in the words of llama.cpp's metadata keys.
+_RECOMMENDED = {
+    "temperature": ("general.sampling.temp", float),
+    "top_k": ("general.sampling.top_k", int),
+    "top_p": ("general.sampling.top_p", float),
+    "min_p": ("general.sampling.min_p", float),
+    "repeat_penalty": ("general.sampling.penalty_repeat", float),
+    "repeat_last_n": ("general.sampling.penalty_last_n", int),
+}
 
 
 @dataclass(frozen=True)
@@ -64,3 +75,9 @@ def describe(file: GGUFFile) -> ModelFacts:
         vocabulary=len(tokens) if tokens is not None and hasattr(tokens, "__len__") else None,
         tensor_types=dict(types.most_common()),
     )
+
+
+def recommended_params(file: GGUFFile) -> dict[str, Any]:
+    """Generation parameters that a model's file recommends, by the names of `GenerationParams`."""
+    found = {name: file.get(key, kind, None) for name, (key, kind) in _RECOMMENDED.items()}
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,124 @@
+"""Steps an engine on a thread of its own, for callers on other threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from localllm.engine.engine import Engine
+from localllm.engine.sequence import Sequence, Token
+from localllm.errors import LocalLLMError
+
+
+class QueueFullError(LocalLLMError):
+    """More sequences wait than are let in; later there may be room."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What one step brought a sequence: tokens, or the error that ended it."""
+
+    sequence: Sequence
+    tokens: list[Token]
+    error: BaseException | None
+
+
+class Worker:
+    """Runs many sequences through one engine, all of them in every step.
+
+    Args:
+        engine: nobody else steps it.
+        deliver: called on the worker's thread, once a step, with what it brought.
+        most: sequences under way or waiting at once.
+    """
+
+    def __init__(
+        self, engine: Engine, deliver: Callable[[list[Delivery]], None], most: int
+    ) -> None:
+        self.engine = engine
+        self._deliver = deliver
+        self._most = most
+        self._changed = threading.Condition()
+        self._orders: deque[tuple[Callable[[Sequence], None], Sequence]] = deque()
+        self._count = 0  # sequences that were let in and have not ended
+        self._closing = False
+        self._live: dict[int, Sequence] = {}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, sequence: Sequence) -> None:
+        """Let a sequence in; its tokens are delivered from now on.
+
+        Raises:
+            QueueFullError: too many are here already.
+        """
+        with self._changed:
+            if self._closing:
+                raise QueueFullError("the server is going down")
+            if self._count >= self._most:
+                raise QueueFullError(f"{self._count} requests are under way or waiting: too many")
+            self._count += 1
+            self._order(self._begin, sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence whose tokens nobody waits for; one that has ended is left alone."""
+        with self._changed:
+            self._order(self._forget, sequence)
+
+    def close(self) -> None:
+        """End everything under way and the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _order(self, what: Callable[[Sequence], None], sequence: Sequence) -> None:
+        self._orders.append((what, sequence))
+        self._changed.notify()
+
+    def _begin(self, sequence: Sequence) -> None:
+        self._live[id(sequence)] = sequence
+        self.engine.add(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        if self._live.pop(id(sequence), None) is not None:
+            self.engine.remove(sequence)
+            self._count -= 1
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._orders or self._closing or self.engine.busy):
+                    self._changed.wait()
+                while self._orders:
+                    what, sequence = self._orders.popleft()
+                    what(sequence)
+                if self._closing:
+                    break
+            if self.engine.busy:
+                try:
+                    self.engine.step()
+                except Exception:
+                    pass
+                self._bring()
+        for sequence in list(self._live.values()):
+            sequence.error = LocalLLMError("the server was stopped")
+            self.engine.remove(sequence)
+        self._bring()
+
+    def _bring(self) -> None:
+        """Deliver what the sequences' outboxes hold; those that ended are forgotten."""
+        deliveries = []
+        for sequence in list(self._live.values()):
+            if not sequence.outbox and sequence.error is None:
+                continue
+            tokens = list(sequence.outbox)
+            sequence.outbox.clear()
+            deliveries.append(Delivery(sequence, tokens, sequence.error))
+            if sequence.error is not None or tokens[-1].finish_reason is not None:
+                with self._changed:
+                    self._forget(sequence)
+        if deliveries:
+            self._deliver(deliveries)

@@ -1,0 +1,105 @@
+"""Failures as the API's clients read them: a status, and one object that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from localllm.chat.template import TemplateError
+from localllm.engine.worker import QueueFullError
+from localllm.errors import ContextFullError, LocalLLMError, UsageError
+
+RETRY_SECONDS = 1
+
+
+class ApiError(Exception):
+    """A request that is refused.
+
+    Args:
+        status: of HTTP.
+        message: one line: what is wrong, and what to do.
+        param: the field that is meant.
+        code: a word for programs.
+    """
+
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The object of the API: https://platform.openai.com/docs/guides/error-codes."""
+        kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+        kind = kinds.get(
+            self.status, "invalid_request_error" if self.status < 500 else "server_error"
+        )
+        fields = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": fields}
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """The answer to a failure, wherever it comes from."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, ContextFullError):
+        return ApiError(400, str(error), "messages", "context_length_exceeded")
+    if isinstance(error, QueueFullError):
+        return ApiError(503, str(error), code="queue_full")
+    if isinstance(error, (UsageError, TemplateError)):
+        return ApiError(400, str(error))
+    if isinstance(error, LocalLLMError):
+        return ApiError(500, str(error))
+    return ApiError(500, "an internal error; the server's log has more")
+
+
+def response(error: BaseException) -> JSONResponse:
+    """The HTTP response to a failure."""
+    found = as_api_error(error)
+    headers = {"Retry-After": str(RETRY_SECONDS)} if found.status == 503 else {}
+    if found.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(found.body, found.status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Let every failure of the app's routes be answered in the API's form."""
+
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return response(error)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return response(_invalid(error.errors()[0]))
+
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return response(ApiError(error.status_code, message))
+
+    for kind in (ApiError, LocalLLMError):
+        app.add_exception_handler(kind, failed)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, refused)
+
+
+def _invalid(problem: Mapping[str, Any]) -> ApiError:
+    """The first thing that is wrong with a request's body."""
+    if problem["type"] == "json_invalid":
+        return ApiError(
+            400, f"the body is not JSON: {problem['ctx']['error']}", code="invalid_json"
+        )
+    field = ".".join(str(part) for part in problem["loc"][1:])
+    if problem["type"] == "extra_forbidden":
+        return ApiError(400, f"{field}: this field is not supported", field, "unsupported_field")
+    if problem["type"] == "missing" and not field:
+        return ApiError(400, "the request has no body: a JSON object is wanted")
+    return ApiError(400, f"{field or 'body'}: {problem['msg']}", field or None, "invalid_value")

@@ -1,0 +1,189 @@
+"""The bodies of requests. A field that is not here is refused by its name, never ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from localllm.decoding.params import GenerationParams
+from localllm.errors import UsageError
+from localllm.server.errors import ApiError
+
+MOST_ANSWERS = 16  # of one request
+
+
+class Body(BaseModel):
+    """A JSON object with these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class TextPart(Body):
+    """A piece of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The message as templates take it."""
+        content = self.content or ""
+        if not isinstance(content, str):
+            content = "".join(part.text for part in content)
+        role = "system" if self.role == "developer" else self.role
+        message = {"role": role, "content": content}
+        if self.name is not None:
+            message["name"] = self.name
+        if (thought := self.reasoning_content or self.reasoning) is not None:
+            message["reasoning_content"] = thought
+        return message
+
+
+class StreamOptions(Body):
+    """What a stream tells besides the answer."""
+
+    include_usage: bool = False
+
+
+Number = Annotated[float, Field(strict=False)]  # 1 is a number too
+
+
+class Generation(Body):
+    """What every request for text may ask."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: int | None = None
+    min_p: Number | None = None
+    frequency_penalty: Number | None = None
+    presence_penalty: Number | None = None
+    repetition_penalty: Number | None = None
+    repeat_penalty: Number | None = None
+    logit_bias: dict[str, Number] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+    def params(self, recommended: dict[str, Any]) -> GenerationParams:
+        """The checked wishes, over what the model's file recommends.
+
+        Raises:
+            ApiError: a value is impossible; names the field.
+        """
+        fields = set(GenerationParams.__dataclass_fields__)
+        given = {
+            name: value
+            for name, value in self.model_dump(include=fields).items()
+            if value is not None
+        }
+        if self.repetition_penalty is not None:
+            given["repeat_penalty"] = self.repetition_penalty
+        if "stop" in given:
+            given["stop"] = _as_tuple(given["stop"])
+        if self.logit_bias is not None:
+            given["logit_bias"] = _biases(self.logit_bias)
+        if given.get("max_tokens") == -1:
+            del given["max_tokens"]
+        try:
+            return GenerationParams(**{**recommended, **given})
+        except UsageError as error:
+            # The flags of the command line have the same names.
+            flag, _, rest = str(error).partition(" ")
+            field = flag.removeprefix("--").replace("-", "_")
+            raise ApiError(400, f"{field} {rest}", field, "invalid_value") from error
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with a chunk that counts the tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatRequest(Generation):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: int | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def params(self, recommended: dict[str, Any]) -> GenerationParams:
+        """See `Generation.params`."""
+        if self.max_completion_tokens is not None:
+            self.max_tokens = self.max_completion_tokens
+        return super().params(recommended)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Further variables of the template."""
+        variables = dict(self.chat_template_kwargs or {})
+        if self.reasoning_effort is not None:
+            variables["reasoning_effort"] = self.reasoning_effort
+            variables.setdefault("enable_thinking", self.reasoning_effort != "none")
+        return variables
+
+
+class CompletionRequest(Generation):
+    """`POST /v1/completions`."""
+
+    prompt: str | list[int] | list[str] | list[list[int]]
+    echo: bool = False
+    suffix: None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each text or list of ids to continue."""
+        if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)):
+            return [self.prompt]  # type: ignore[list-item]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+class TokenizeRequest(Body):
+    """`POST /tokenize`."""
+
+    model: str | None = None
+    content: str
+    add_special: bool = False
+    parse_special: bool = False
+
+
+class DetokenizeRequest(Body):
+    """`POST /detokenize`."""
+
+    model: str | None = None
+    tokens: list[int]
+
+
+class TemplateRequest(Body):
+    """`POST /apply-template`."""
+
+    model: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+def _as_tuple(stop: str | list[str]) -> tuple[str, ...]:
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def _biases(entries: dict[str, float]) -> dict[int, float]:
+    biases = {}
+    for token, bias in entries.items():
+        if not (token.isascii() and token.isdecimal()):
+            raise ApiError(400, f"logit_bias {token!r}: is no token id", "logit_bias")
+        biases[int(token)] = bias
+    return biases

@@ -1,0 +1,157 @@
+"""The official client against the server."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+
+from localllm.chat.session import ChatSession
+from localllm.decoding import GenerationParams
+from localllm.engine.engine import Engine
+from localllm.hub.names import resolve
+
+HELLO = [{"role": "user", "content": "Hello, who are you?"}]
+GREEDY = {"model": "tiny-chat", "temperature": 0, "max_tokens": 24}
+
+
+@pytest.fixture
+def client(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def expected() -> str:
+    """What the engine itself answers."""
+    session = ChatSession(Engine.load(resolve(None).path, context=512))
+    answer = session.answer(HELLO, GenerationParams(temperature=0, max_tokens=24))
+    return "".join(content for _, content in answer)
+
+
+def test_chat(client, expected):
+    answer = client.chat.completions.create(messages=HELLO, **GREEDY)
+    assert answer.object == "chat.completion"
+    assert answer.choices[0].message.content == expected
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_stream(client, expected):
+    stream = client.chat.completions.create(
+        messages=HELLO, stream=True, stream_options={"include_usage": True}, **GREEDY
+    )
+    chunks = list(stream)
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == expected
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] in ("stop", "length")
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens > 0
+
+
+def test_many_at_once_answer_as_alone(client, expected):
+    """Greedy rows do not depend on the rows beside them, nor on cached prefixes."""
+
+    def ask(_):
+        return client.chat.completions.create(messages=HELLO, **GREEDY)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(16)))
+    assert {answer.choices[0].message.content for answer in answers} == {expected}
+
+
+def test_several_answers(client):
+    asked = {"messages": HELLO, "model": "tiny-chat", "n": 3, "seed": 7, "max_tokens": 12}
+    first = client.chat.completions.create(**asked)
+    again = client.chat.completions.create(**asked)
+    texts = [choice.message.content for choice in first.choices]
+    assert [choice.index for choice in first.choices] == [0, 1, 2]
+    assert len(set(texts)) > 1
+    assert texts == [choice.message.content for choice in again.choices]
+
+
+def test_completion(client, server):
+    ids = server.engine.tokenizer.encode("Once upon a time")
+    by_text = client.completions.create(prompt="Once upon a time", **GREEDY)
+    by_ids = client.completions.create(prompt=ids, **GREEDY)
+    assert by_text.choices[0].text == by_ids.choices[0].text != ""
+    stopped = client.completions.create(
+        prompt="Once upon a time", stop=by_text.choices[0].text[3:8], **GREEDY
+    )
+    assert stopped.choices[0].text == by_text.choices[0].text[:3]
+    assert stopped.choices[0].finish_reason == "stop"
+
+
+def test_models(client):
+    assert [model.id for model in client.models.list()] == ["tiny-chat"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 2}, "top_p"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"n": 99}, "n"),
+        ({"extra_body": {"nonsense": 1}}, "nonsense"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"messages": []}, "messages"),
+        ({"max_tokens": 0}, "max_tokens"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_name(client, changes, field):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**{"messages": HELLO, **GREEDY, **changes})
+    assert refused.value.body["param"] == field
+    assert field in refused.value.body["message"]
+
+
+def test_a_prompt_that_does_not_fit_names_both_numbers(client):
+    long = [{"role": "user", "content": "word " * 2000}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(messages=long, **GREEDY)
+    assert refused.value.code == "context_length_exceeded"
+    assert "512" in refused.value.body["message"]
+
+
+def test_an_unknown_model(client):
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(messages=HELLO, model="gpt-9")
+
+
+def test_a_client_that_goes_away_frees_its_pages(server):
+    body = {"messages": HELLO, "max_tokens": 400, "stream": True, "logit_bias": {}}
+    url = f"{server.url}/v1/chat/completions"
+    for _ in range(5):
+        with httpx.stream("POST", url, json=body, timeout=20) as response:
+            next(response.iter_lines())
+    body["stream"] = False
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json={**body, "max_tokens": 480}, timeout=0.05)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"messages": 1}'])
+def test_bad_bodies_are_the_clients_fault(server, body):
+    url = f"{server.url}/v1/chat/completions"
+    answer = httpx.post(url, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+def test_tokens_there_and_back(server):
+    text = "Häuser <|im_end|> 東京"
+    ids = httpx.post(f"{server.url}/tokenize", json={"content": text}).json()["tokens"]
+    back = httpx.post(f"{server.url}/detokenize", json={"tokens": ids}).json()["content"]
+    assert back == text
+    wrong = httpx.post(f"{server.url}/detokenize", json={"tokens": [10**9]})
+    assert wrong.status_code == 400
+
+
+def test_keys(locked):
+    def ask(**headers):
+        return httpx.get(f"{locked.url}/v1/models", headers=headers).status_code
+
+    assert ask() == ask(authorization="Bearer wrong") == 401
+    assert ask(authorization="Bearer first-key") == ask(**{"x-api-key": "second-key"}) == 200
+    assert httpx.get(f"{locked.url}/health").status_code == 200
