@@ -47,9 +47,10 @@ void test_measure() {
             check(memory.rates[i].threads == 1 && memory.rates[ways + i].threads == 3, "numbers of threads mixed up");
     }
     const std::vector<DotRate> dots = measure_dots(2);
+    const std::string widest = available_kernels()[0]->name;  // or, for "avx512bf16", what it adds to
     for (const char* type : {"int8", "float32"})
         check(std::any_of(dots.begin(), dots.end(),
-                          [&](const DotRate& d) { return d.type == type && d.isa == available_kernels()[0]->name; }),
+                          [&](const DotRate& d) { return d.type == type && widest.starts_with(d.isa); }),
               "no %s products of the widest instruction set", type);
     for (const DotRate& d : dots) check(plausible(d.rate), "%s %s at %g", d.isa.c_str(), d.type.c_str(), d.rate);
     for (int n : {1, 2, 5}) check(plausible(measure_barrier(n)), "a barrier of %d threads takes no time", n);
