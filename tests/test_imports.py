@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "localllm"
 
 # Lowest first; a room imports from itself and from lower lines only (docs/architecture.md).
 LAYERS = [
-    {"errors", "units", "_native", "__init__"},
+    {"errors", "files", "units", "_native", "__init__"},
     {"gguf", "terminal"},
     {"ops", "tokenize"},
     {"models", "decoding"},

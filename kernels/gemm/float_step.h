@@ -36,6 +36,7 @@ struct FloatStep {
 template <class V>
     requires V::bf16_products
 struct FloatStep<V, Type::BF16> {
+    static_assert(V::lanes == kPanelRows);  // one vector holds all rows
     using Weights = typename V::B;
     static constexpr int columns = 2;
     static constexpr size_t bytes = 2 * kPanelRows * sizeof(uint16_t);

@@ -2,12 +2,9 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <limits>
 #include <memory>
-#include <numeric>
 #include <thread>
 
-#include "runtime/largest.h"
 #include "runtime/memory.h"
 #include "runtime/operations.h"
 #include "runtime/program.h"
@@ -16,6 +13,28 @@
 namespace localllm {
 
 namespace {
+
+struct ExpertsShape {
+    int out, x, width, hidden, count, used;
+    bool normalise;
+};
+
+// A mixture whose weights come from `weight(matrices, rows, cols)`.
+template <class Weight>
+std::unique_ptr<Experts> experts(const ExpertsShape& shape, Weight weight) {
+    auto made = std::make_unique<Experts>();
+    made->out = shape.out;
+    made->x = shape.x;
+    made->used = shape.used;
+    made->normalise = shape.normalise;
+    made->scale = 1.0f;
+    made->kind = Activation::silu;
+    made->router = weight(1, shape.count, shape.width);
+    made->gate = weight(shape.count, shape.hidden, shape.width);
+    made->up = weight(shape.count, shape.hidden, shape.width);
+    made->down = weight(shape.count, shape.width, shape.hidden);
+    return made;
+}
 
 // A random small transformer: every operation, types and shapes drawn.
 class Model {
@@ -96,19 +115,10 @@ class Model {
                 program_.add(std::move(act));
                 linear(gate, {{width, branch}}, hidden, false);
             } else {
-                auto experts = std::make_unique<Experts>();
-                const int count = random_.between(2, 9);
-                experts->out = branch;
-                experts->x = normed;
-                experts->used = random_.between(1, count);
-                experts->normalise = random_.below(2) != 0;
-                experts->scale = 1.0f;
-                experts->kind = Activation::silu;
-                experts->router = weight(1, count, width);
-                experts->gate = weight(count, hidden, width);
-                experts->up = weight(count, hidden, width);
-                experts->down = weight(count, width, hidden);
-                program_.add(std::move(experts));
+                const int count = random_.between(2, 9), used = random_.between(1, count);
+                const bool normalise = random_.below(2) != 0;
+                program_.add(experts({branch, normed, width, hidden, count, used, normalise},
+                                     [&](int matrices, int rows, int cols) { return weight(matrices, rows, cols); }));
             }
             auto add = std::make_unique<Add>();
             add->out = add->a = x;
@@ -269,30 +279,6 @@ void test_threads() {
             }
 }
 
-void test_largest() {
-    Random random(11);
-    constexpr double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
-    for (int round = 0; round < 500; ++round) {
-        const int n = random.between(1, 700), wanted = random.between(1, random.below(2) ? 20 : 800);
-        Exact<double> values(n);
-        const int kind = random.below(4);
-        for (int i = 0; i < n; ++i)
-            values[i] = kind == 0   ? i
-                        : kind == 1 ? random.below(8)  // many that are equal
-                        : kind == 2 ? random.pick<double>({1, 0.0, -0.0, infinity, -infinity, nan, -nan})
-                                    : random.normal();
-        const auto rank = [&](int64_t i) { return std::isnan(values[i]) ? infinity : values[i]; };
-        std::vector<int64_t> sorted(n);
-        std::iota(sorted.begin(), sorted.end(), 0);
-        std::stable_sort(sorted.begin(), sorted.end(), [&](int64_t a, int64_t b) { return rank(a) > rank(b); });
-        sorted.resize(std::min(n, wanted));
-        check(largest(values.data(), n, wanted) == sorted, "not the %d largest of %d, kind %d", wanted, n, kind);
-        Exact<float> floats(n);
-        for (int i = 0; i < n; ++i) floats[i] = values[i] = static_cast<float>(values[i]);
-        check(largest(floats.data(), n, wanted) == largest(values.data(), n, wanted), "floats and doubles differ");
-    }
-}
-
 // Many rows, a router wider than the experts, one of which is used: the rows' activations for the router are what takes
 // most of the scratch. The sanitizer build sees its end.
 void test_experts_room() {
@@ -305,18 +291,7 @@ void test_experts_room() {
         data.push_back(random_weight(random, Type::F32, static_cast<int64_t>(matrices) * height * cols));
         return &program.weights[program.add_weight({Type::F32, matrices, height, cols}, data.back().data())];
     };
-    auto experts = std::make_unique<Experts>();
-    experts->x = 0;
-    experts->out = 1;
-    experts->used = 1;
-    experts->normalise = true;
-    experts->scale = 1.0f;
-    experts->kind = Activation::silu;
-    experts->router = weight(1, count, width);
-    experts->gate = weight(count, hidden, width);
-    experts->up = weight(count, hidden, width);
-    experts->down = weight(count, width, hidden);
-    program.add(std::move(experts));
+    program.add(experts({1, 0, width, hidden, count, 1, true}, weight));
     Step step;
     step.rows = rows;
     program.run(step);

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from localllm.errors import LocalLLMError
+from localllm.files import replacing
 
 _FORMAT = "localllm-conversation"
 _ROLES = frozenset({"user", "assistant", "tool"})
@@ -67,14 +67,10 @@ class Conversation:
             target = path.resolve()  # what a link points at is replaced, not the link
             if target.exists() and not target.is_file():
                 raise LocalLLMError(f"cannot save {path}: it is not a regular file")
-            beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-            try:
+            with replacing(target) as beside:
                 beside.write_bytes(text.encode("utf-8", "backslashreplace"))
                 if target.exists():
                     shutil.copymode(target, beside)
-                os.replace(beside, target)
-            finally:
-                beside.unlink(missing_ok=True)
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
             reason = getattr(error, "strerror", None) or error
             raise LocalLLMError(f"cannot save {path}: {reason}") from error

@@ -15,6 +15,7 @@ from localllm.cli.loading import find, progress
 from localllm.cli.options import EngineOptions, KVType, OutputOptions, Threads, with_options
 from localllm.cli.settings import packed_cache, settle
 from localllm.errors import LocalLLMError, UsageError
+from localllm.files import replacing
 from localllm.terminal import one_line
 
 
@@ -151,19 +152,16 @@ def _picture(plot: str) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file under another name first, so that a former one stays where that fails.
+    """Write a picture, whole or not at all.
 
     Raises:
         LocalLLMError: it cannot be written; names it.
     """
-    unfinished = path.with_name(f"localllm-{os.getpid()}.part")
     try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        with replacing(path) as beside:
+            beside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise LocalLLMError(f"--plot {path}: cannot be written: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _numbers(text: str, flag: str, least: int) -> list[int]:

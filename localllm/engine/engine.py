@@ -117,10 +117,11 @@ class Engine:
         file = GGUFFile.open(path)
         model = load_definition(file, context)
         config = model.config
-        chosen = memory.choose_context(file, config, context, available_memory(), kv_type)
+        available = available_memory()
+        chosen = memory.choose_context(file, config, context, available, kv_type)
         if chosen != (context or config.context_length):
             model = load_definition(file, chosen)
-        room = memory.choose_room(file, config, chosen, texts, available_memory(), kv_type)
+        room = memory.choose_room(file, config, chosen, texts, available, kv_type)
         pages = -(-room // PAGE_SIZE)
         # Weights are packed or checked with the interpreter lock released: time for the vocabulary.
         with ThreadPoolExecutor(1) as beside:

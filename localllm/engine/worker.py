@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from localllm.engine.engine import Engine
@@ -42,9 +43,8 @@ class Worker:
         self._most = most
         self._changed = threading.Condition()
         self._orders: deque[tuple[Callable[[Sequence], None], Sequence]] = deque()
-        self._count = 0  # sequences that were let in and have not ended
         self._closing = False
-        self._live: dict[int, Sequence] = {}
+        self._live: dict[int, Sequence] = {}  # let in, and not ended
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -57,10 +57,11 @@ class Worker:
         with self._changed:
             if self._closing:
                 raise QueueFullError("the server is going down")
-            if self._count >= self._most:
-                raise QueueFullError(f"{self._count} requests are under way or waiting: too many")
-            self._count += 1
-            self._order(self._begin, sequence)
+            count = len(self._live)
+            if count >= self._most:
+                raise QueueFullError(f"{count} requests are under way or waiting: too many")
+            self._live[id(sequence)] = sequence
+            self._order(self.engine.add, sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """End a sequence whose tokens nobody waits for; one that has ended is left alone."""
@@ -78,14 +79,9 @@ class Worker:
         self._orders.append((what, sequence))
         self._changed.notify()
 
-    def _begin(self, sequence: Sequence) -> None:
-        self._live[id(sequence)] = sequence
-        self.engine.add(sequence)
-
     def _forget(self, sequence: Sequence) -> None:
         if self._live.pop(id(sequence), None) is not None:
             self.engine.remove(sequence)
-            self._count -= 1
 
     def _run(self) -> None:
         while True:
@@ -98,10 +94,8 @@ class Worker:
                 if self._closing:
                     break
             if self.engine.busy:
-                try:
+                with suppress(Exception):  # every sequence that it ended knows why
                     self.engine.step()
-                except Exception:
-                    pass
                 self._bring()
         for sequence in list(self._live.values()):
             sequence.error = LocalLLMError("the server was stopped")
@@ -111,7 +105,9 @@ class Worker:
     def _bring(self) -> None:
         """Deliver what the sequences' outboxes hold; those that ended are forgotten."""
         deliveries = []
-        for sequence in list(self._live.values()):
+        with self._changed:
+            live = list(self._live.values())
+        for sequence in live:
             if not sequence.outbox and sequence.error is None:
                 continue
             tokens = list(sequence.outbox)

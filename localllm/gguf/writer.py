@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from localllm.files import replacing
 from localllm.gguf.metadata import StringArray
 from localllm.gguf.types import QuantType
 
@@ -50,36 +50,33 @@ def write_gguf(
     from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter  # late: see `types`
 
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    writer = GGUFWriter(part, metadata["general.architecture"])
-    writer.data_alignment = metadata.get("general.alignment", writer.data_alignment)
-    for key, value in metadata.items():
-        if key == "general.architecture" or (_is_array(value) and not len(value)):
-            continue
-        kind, element_kind, plain = _value_type(key, value)
-        writer.add_key_value(
-            key,
-            plain,
-            GGUFValueType[kind],
-            GGUFValueType[element_kind] if element_kind else None,
-        )
-    for name, tensor in tensors.items():
-        if isinstance(tensor, np.ndarray):
-            writer.add_tensor(name, np.ascontiguousarray(tensor))
-        else:
-            data, quant, shape = tensor
-            row = quant.nbytes(shape[-1])
-            rows = np.ascontiguousarray(data).view(np.uint8).reshape(*shape[:-1], row)
-            writer.add_tensor(name, rows, raw_dtype=GGMLQuantizationType(quant.id))
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        part.replace(path)
-    finally:
-        writer.close()
-        part.unlink(missing_ok=True)
+    with replacing(path) as part:
+        writer = GGUFWriter(part, metadata["general.architecture"])
+        writer.data_alignment = metadata.get("general.alignment", writer.data_alignment)
+        for key, value in metadata.items():
+            if key == "general.architecture" or (_is_array(value) and not len(value)):
+                continue
+            kind, element_kind, plain = _value_type(key, value)
+            writer.add_key_value(
+                key,
+                plain,
+                GGUFValueType[kind],
+                GGUFValueType[element_kind] if element_kind else None,
+            )
+        for name, tensor in tensors.items():
+            if isinstance(tensor, np.ndarray):
+                writer.add_tensor(name, np.ascontiguousarray(tensor))
+            else:
+                data, quant, shape = tensor
+                row = quant.nbytes(shape[-1])
+                rows = np.ascontiguousarray(data).view(np.uint8).reshape(*shape[:-1], row)
+                writer.add_tensor(name, rows, raw_dtype=GGMLQuantizationType(quant.id))
+        try:
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
 
 
 def _is_array(value: Any) -> bool:

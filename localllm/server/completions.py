@@ -151,7 +151,7 @@ async def chat_completions(asked: ChatRequest, request: Request) -> Response:
     params = asked.params(service.recommended)
     messages = [message.plain() for message in asked.messages]
     prompt, ids = service.session.encode(messages, **asked.variables)
-    sequences = await service.answers(ids, params, asked.n)
+    sequences = service.answers(ids, params, asked.n)
     return await respond(request, asked, ChatReply(service, asked, sequences, prompt))
 
 
@@ -167,7 +167,7 @@ async def completions(asked: CompletionRequest, request: Request) -> Response:
     prompt = asked.prompts[0]
     if isinstance(prompt, str):
         prompt = service.engine.tokenizer.encode(prompt, add_special=True, parse_special=False)
-    sequences = await service.answers(prompt, params, asked.n)
+    sequences = service.answers(prompt, params, asked.n)
     return await respond(request, asked, Reply(service, asked, sequences))
 
 

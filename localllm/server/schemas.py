@@ -93,8 +93,6 @@ class Generation(Body):
         }
         if self.repetition_penalty is not None:
             given["repeat_penalty"] = self.repetition_penalty
-        if "stop" in given:
-            given["stop"] = _as_tuple(given["stop"])
         if self.logit_bias is not None:
             given["logit_bias"] = _biases(self.logit_bias)
         if given.get("max_tokens") == -1:
@@ -174,10 +172,6 @@ class TemplateRequest(Body):
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     chat_template_kwargs: dict[str, Any] | None = None
-
-
-def _as_tuple(stop: str | list[str]) -> tuple[str, ...]:
-    return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
 def _biases(entries: dict[str, float]) -> dict[int, float]:

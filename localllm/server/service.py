@@ -42,9 +42,7 @@ class Service:
         """End everything under way."""
         self._worker.close()
 
-    async def answers(
-        self, prompt: list[int], params: GenerationParams, count: int
-    ) -> list[Sequence]:
+    def answers(self, prompt: list[int], params: GenerationParams, count: int) -> list[Sequence]:
         """So many answers to one prompt, under way. Those after the first take other seeds.
 
         Raises:
