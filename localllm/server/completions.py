@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from localllm.chat.reasoning import ReasoningParser
 from localllm.engine.sequence import Sequence, Token
 from localllm.server.errors import ApiError
+from localllm.server.models import find_service
 from localllm.server.schemas import ChatRequest, CompletionRequest, Generation
 from localllm.server.service import Service, timings, usage
 from localllm.server.streaming import EventStream, unless_gone
@@ -147,7 +148,7 @@ class ChatReply(Reply):
 @router.post("/chat/completions")
 async def chat_completions(asked: ChatRequest, request: Request) -> Response:
     """Answer a conversation."""
-    service = find_service(request, asked.model)
+    service = await find_service(request, asked.model, asked.keep_alive)
     params = asked.params(service.recommended)
     messages = [message.plain() for message in asked.messages]
     prompt, ids = service.session.encode(messages, **asked.variables)
@@ -158,7 +159,7 @@ async def chat_completions(asked: ChatRequest, request: Request) -> Response:
 @router.post("/completions")
 async def completions(asked: CompletionRequest, request: Request) -> Response:
     """Continue a text."""
-    service = find_service(request, asked.model)
+    service = await find_service(request, asked.model, asked.keep_alive)
     params = asked.params(service.recommended)
     if len(asked.prompts) != 1:
         raise ApiError(400, "prompt: one text or one list of token ids a request", "prompt")
@@ -169,23 +170,6 @@ async def completions(asked: CompletionRequest, request: Request) -> Response:
         prompt = service.engine.tokenizer.encode(prompt, add_special=True, parse_special=False)
     sequences = service.answers(prompt, params, asked.n)
     return await respond(request, asked, Reply(service, asked, sequences))
-
-
-def find_service(request: Request, name: str | None) -> Service:
-    """The model that a request names; without a name the only one.
-
-    Raises:
-        ApiError: there is none of that name.
-    """
-    service: Service = request.app.state.service
-    if name is not None and name != service.name:
-        raise ApiError(
-            404,
-            f"model {name!r} is not served here; {service.name!r} is",
-            "model",
-            "model_not_found",
-        )
-    return service
 
 
 async def respond(request: Request, asked: Generation, reply: Reply) -> Response:

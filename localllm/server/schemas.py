@@ -78,6 +78,7 @@ class Generation(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
+    keep_alive: str | Number | None = None
 
     def params(self, recommended: dict[str, Any]) -> GenerationParams:
         """The checked wishes, over what the model's file recommends.

@@ -14,7 +14,8 @@ from localllm.decoding.params import GenerationParams
 from localllm.engine.engine import Engine
 from localllm.engine.sequence import Sequence, Stats, Token
 from localllm.engine.worker import Delivery, Worker
-from localllm.server.errors import as_api_error
+from localllm.server.errors import ApiError, as_api_error
+from localllm.server.metrics import AnswerMetrics
 
 MOST_REQUESTS = 256  # answers under way or waiting at once
 
@@ -26,14 +27,25 @@ class Service:
         name: what clients call it.
         engine: nobody else may step it.
         recommended: generation parameters where a request leaves them open.
+        metrics: told what becomes of the answers.
+        most_tokens: that the answers to one request may have together; None: no limit.
     """
 
-    def __init__(self, name: str, engine: Engine, recommended: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        recommended: dict[str, Any],
+        metrics: AnswerMetrics,
+        most_tokens: int | None = None,
+    ) -> None:
         self.name = name
         self.engine = engine
         self.recommended = recommended
         self.session = ChatSession(engine)
         self.created = int(time.time())
+        self._metrics = metrics
+        self._most_tokens = most_tokens
         self._loop = asyncio.get_running_loop()
         self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}
         self._worker = Worker(engine, self._from_worker, MOST_REQUESTS)
@@ -47,8 +59,10 @@ class Service:
 
         Raises:
             UsageError, ContextFullError: the prompt cannot be answered.
+            ApiError: it asks for more tokens than a request may.
             QueueFullError: too many requests are here already; none was begun.
         """
+        params = self._within_limit(params, count)
         begun: list[Sequence] = []
         try:
             for index in range(count):
@@ -57,6 +71,7 @@ class Service:
                     wishes = replace(params, seed=(params.seed + index) % 2**64)
                 sequence = self.engine.sequence(prompt, wishes)
                 self._inboxes[id(sequence)] = asyncio.Queue()
+                self._metrics.begin(sequence)
                 begun.append(sequence)
                 self._worker.submit(sequence)
         except BaseException:
@@ -122,7 +137,19 @@ class Service:
     def cancel(self, sequence: Sequence) -> None:
         """End an answer; one that has ended is left alone."""
         if self._inboxes.pop(id(sequence), None) is not None:
+            self._metrics.end(sequence)
             self._worker.cancel(sequence)
+
+    def _within_limit(self, params: GenerationParams, count: int) -> GenerationParams:
+        """The parameters with the most tokens that one of `count` answers may have."""
+        if self._most_tokens is None:
+            return params
+        if params.max_tokens is None:
+            return replace(params, max_tokens=max(1, self._most_tokens // count))
+        if count * params.max_tokens > self._most_tokens:
+            text = f"max_tokens: {self._most_tokens} for all answers to a request is the most here"
+            raise ApiError(400, text, "max_tokens", "invalid_value")
+        return params
 
     def _from_worker(self, deliveries: list[Delivery]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -132,6 +159,7 @@ class Service:
         for delivery in deliveries:
             inbox = self._inboxes.get(id(delivery.sequence))
             if inbox is not None:
+                self._metrics.arrived(delivery.sequence, len(delivery.tokens))
                 inbox.put_nowait(delivery)
 
 

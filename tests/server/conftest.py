@@ -5,22 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
-from localllm.server.app import create_app
+from localllm.server.app import ServerOptions, create_app
+from localllm.server.models import Source
 
 
-class Running:
-    """A server and its engine."""
+class Threaded:
+    """An application on a thread of its own."""
 
-    def __init__(self, *keys: str) -> None:
-        self.engine = Engine.load(resolve(None).path, context=512, texts=4)
-        app = create_app("tiny-chat", self.engine, {}, keys)
-        config = uvicorn.Config(app, port=0, log_level="error", lifespan="on")
+    def __init__(self, app: FastAPI) -> None:
+        config = uvicorn.Config(app, port=0, log_config=None, log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -28,6 +29,22 @@ class Running:
             time.sleep(0.01)
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+
+
+class Running:
+    """A server and its engine."""
+
+    def __init__(self, **options: Any) -> None:
+        path = resolve(None).path
+        self.engine = Engine.load(path, context=512, texts=4)
+        source = Source("tiny-chat", path, lambda reserved: self.engine, context=512, texts=4)
+        app = create_app([source], ServerOptions(**options), {"tiny-chat": self.engine})
+        self._server = Threaded(app)
+        self.url = self._server.url
 
     def require_idle(self) -> None:
         """Wait until nothing is under way; then no page may be held."""
@@ -38,8 +55,7 @@ class Running:
         self.engine._scheduler.pool.check([])
 
     def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(20)
+        self._server.close()
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +73,6 @@ def server(shared: Running) -> Iterator[Running]:
 
 @pytest.fixture
 def locked() -> Iterator[Running]:
-    running = Running("first-key", "second-key")
+    running = Running(api_keys=("first-key", "second-key"))
     yield running
     running.close()
