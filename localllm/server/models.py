@@ -223,8 +223,7 @@ class Models:
         """Unload a model when nobody holds it any more; returns at once where somebody does."""
         if slot.service is not None:
             slot.keep_alive = 0.0
-            if slot.idle:
-                await self._unload_idle(slot)
+            await self._expire(slot)
 
     def adopt(self, name: str, engine: Engine) -> None:
         """Take a model that was loaded before the server began."""
@@ -312,24 +311,19 @@ class Models:
         task.add_done_callback(self._tasks.discard)
 
     async def _expire(self, slot: Slot) -> None:
+        """Unload a model if nobody holds it and its time is over."""
         async with self._changing:
             # It may have been used while this waited for its turn.
             if slot.idle and slot.idle_seconds >= slot.keep_alive - _TIMER_SECONDS:
                 await self._drop(slot)
 
-    async def _unload_idle(self, slot: Slot) -> None:
-        async with self._changing:
-            if slot.idle:
-                await self._drop(slot)
-
     async def _drop(self, slot: Slot) -> None:
         """Unload a model that nobody holds; its memory is free when this returns."""
         self._stop_timer(slot)
-        service, slot.service = slot.service, None  # whoever comes now waits, and loads it again
-        if service is not None:
-            await asyncio.to_thread(service.close)
-            del service
-            gc.collect()
+        if slot.service is not None:
+            last = [slot.service]
+            slot.service = None  # whoever comes now waits, and loads it again
+            await asyncio.to_thread(_close, last)
 
     def _stop_timer(self, slot: Slot) -> None:
         if slot.timer is not None:
@@ -365,6 +359,12 @@ async def find_service(
     service = await record.leases.enter_async_context(models.use(name, stays))
     record.model = service.name
     return service
+
+
+def _close(last: list[Service]) -> None:
+    """Close a model and free its memory; the list holds the only reference to it."""
+    last.pop().close()
+    gc.collect()  # a service and its worker know each other
 
 
 def _note_failure(load: asyncio.Task[None]) -> None:

@@ -21,6 +21,7 @@ class Threaded:
     """An application on a thread of its own."""
 
     def __init__(self, app: FastAPI) -> None:
+        self.app = app
         config = uvicorn.Config(app, port=0, log_config=None, log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
