@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,8 +50,6 @@ def command(
 
 
 def _end(servers: list[RunningServer]) -> RunningServer:
-    import psutil
-
     from localllm.server.listening import DRAIN_SECONDS
 
     if len(servers) > 1:
@@ -58,15 +57,16 @@ def _end(servers: list[RunningServer]) -> RunningServer:
         raise LocalLLMError(f"several servers are running: {shown}", "`kill PID` ends one")
     server = servers[0]
     try:
-        process = psutil.Process(server.pid)
-        process.send_signal(signal.SIGTERM)
-        process.wait(DRAIN_SECONDS + 15)
-    except psutil.NoSuchProcess:
-        pass  # it has ended by itself
-    except psutil.TimeoutExpired:
-        raise LocalLLMError(f"server {server.pid} was told to end, but has not yet") from None
-    except psutil.AccessDenied:
+        os.kill(server.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return server  # it has ended by itself
+    except PermissionError:
         raise LocalLLMError(f"server {server.pid} belongs to another user") from None
+    deadline = time.monotonic() + DRAIN_SECONDS + 15
+    while server.alive:
+        if time.monotonic() > deadline:
+            raise LocalLLMError(f"server {server.pid} was told to end, but has not yet")
+        time.sleep(0.05)
     return server
 
 

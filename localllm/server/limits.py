@@ -21,13 +21,11 @@ class BodyLimit:
     Args:
         app: what answers.
         most: bytes.
-        seconds: that a body may take.
     """
 
-    def __init__(self, app: ASGIApp, most: int, seconds: float = BODY_SECONDS) -> None:
+    def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
         self._most = most
-        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
@@ -58,9 +56,10 @@ class BodyLimit:
 
     async def _read_in_time(self, receive: Receive) -> bytes | None:
         try:
-            return await asyncio.wait_for(self._read(receive), self._seconds)
+            return await asyncio.wait_for(self._read(receive), BODY_SECONDS)
         except asyncio.TimeoutError:
-            raise ApiError(408, f"the body did not come within {self._seconds:g} seconds") from None
+            text = f"the body did not come within {BODY_SECONDS:g} seconds"
+            raise ApiError(408, text) from None
 
     async def _read(self, receive: Receive) -> bytes | None:
         body = bytearray()

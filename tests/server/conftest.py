@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,8 @@ from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
 from localllm.server.app import ServerOptions, create_app
 from localllm.server.models import Source
+
+PROGRAM = [sys.executable, "-c", "from localllm.cli.app import main; main()"]
 
 
 class Threaded:
@@ -77,3 +83,63 @@ def locked() -> Iterator[Running]:
     running = Running(api_keys=("first-key", "second-key"))
     yield running
     running.close()
+
+
+class Program:
+    """`localllm serve` as a process of its own, with a home of its own."""
+
+    def __init__(self, home: Path, *flags: str) -> None:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("LOCALLLM_", "OTEL_"))}
+        self.environment = kept | {"HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+        self.process = subprocess.Popen(
+            [*PROGRAM, "serve", "--ctx", "512", "--port", "0", *flags],
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        self.log: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+        deadline = time.monotonic() + 30
+        while not self.url and self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert self.url, self.log
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as it says on stderr."""
+        lines = [line for line in self.log if "://" in line or "unix:" in line]
+        return lines[0].split()[-1].removesuffix("/v1") if lines else ""
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Another command of the same user."""
+        return subprocess.run(
+            [*PROGRAM, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line.rstrip())
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Starts `localllm serve` with these flags."""
+    started: list[Program] = []
+
+    def start(*flags: str) -> Program:
+        started.append(Program(tmp_path, *flags))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.close()
