@@ -192,7 +192,7 @@ def test_no_spans_unless_asked(monkeypatch):
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_answers_under_way_are_completed_at_the_end(serve, ending):
     program = serve()
-    body = BODY | {"stream": True, "max_tokens": 400, "logit_bias": endless()}
+    body = BODY | {"stream": True, "max_tokens": 150, "logit_bias": endless()}
     with httpx.stream("POST", f"{program.url}/v1/chat/completions", json=body) as response:
         lines = response.iter_lines()
         next(lines)
