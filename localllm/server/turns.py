@@ -1,0 +1,84 @@
+"""One turn of a conversation, whichever API asked for it, and the pieces of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from localllm.chat.reasoning import ReasoningParser
+from localllm.decoding.logprobs import Logprob
+from localllm.decoding.params import GenerationParams
+from localllm.server.service import Answers, Service
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is asked.
+
+    Attributes:
+        messages: of the conversation, as templates take them.
+        params: how to answer.
+        count: of answers.
+        variables: further ones of the template.
+        context: most tokens of prompt and answer; None: as the model is served.
+        logprobs: how many of the likeliest tokens are told with each; None: not even its own.
+    """
+
+    messages: list[dict[str, Any]]
+    params: GenerationParams
+    count: int = 1
+    variables: dict[str, Any] = field(default_factory=dict)
+    context: int | None = None
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a token brought to an answer.
+
+    Attributes:
+        index: of the answer.
+        reasoning: text that the model thinks.
+        content: text that it answers.
+        token: its id.
+        logprob: how likely it was, where that is asked for.
+        finish_reason: "stop" or "length" with the last token.
+    """
+
+    index: int
+    reasoning: str
+    content: str
+    token: int
+    logprob: Logprob | None
+    finish_reason: str | None
+
+
+class TurnAnswers:
+    """The answers to a turn, under way.
+
+    Raises:
+        TemplateError: the conversation cannot be rendered.
+        UsageError, ContextFullError, QueueFullError: see `Service.begin`.
+    """
+
+    def __init__(self, service: Service, turn: Turn) -> None:
+        prompt, ids = service.session.encode(turn.messages, **turn.variables)
+        self.service = service
+        self.answers: Answers = service.begin(
+            [ids], turn.params, turn.count, context=turn.context, logprobs=turn.logprobs
+        )
+        self._parsers = [ReasoningParser(prompt) for _ in range(turn.count)]
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """What the tokens bring, as they come."""
+        async with aclosing(self.answers.tokens()) as tokens:
+            async for index, token in tokens:
+                done = token.finish_reason is not None
+                reasoning, content = self._parsers[index].add(token.text, done)
+                yield Piece(index, reasoning, content, token.id, token.logprob, token.finish_reason)
+
+    def close(self) -> None:
+        """End the answers that are still made."""
+        self.answers.close()
