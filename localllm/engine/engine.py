@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from localllm.decoding import GenerationParams, Sampler, TextStream
+from localllm.decoding.constraint import Constraint
 from localllm.decoding.drafting import Drafter, PromptLookup, Speculation
 from localllm.decoding.logprobs import Logprob, logprob
 from localllm.engine import memory
@@ -192,6 +193,7 @@ class Engine:
         context: int | None = None,
         logprobs: int | None = None,
         reads_prompt: bool = False,
+        constraint: Constraint | None = None,
     ) -> Sequence:
         """What ``add`` takes: a checked prompt and everything its answer needs. Any thread may ask.
 
@@ -201,6 +203,7 @@ class Engine:
             context: most tokens of prompt and answer, at most the engine's.
             logprobs: see `Sequence`.
             reads_prompt: see `Sequence`.
+            constraint: what the answer has to follow; this answer's alone.
 
         Raises:
             UsageError: an empty prompt, or a token id outside the vocabulary.
@@ -209,7 +212,7 @@ class Engine:
         tokens = [int(token) for token in prompt]
         longest = self.context if context is None else min(context, self.context)
         self._require_fitting(tokens, longest)
-        sampler = Sampler(params, self.tokenizer.vocab_size, tokens)
+        sampler = Sampler(params, self.tokenizer.vocab_size, tokens, constraint)
         # After a control token the answer begins a text of its own, else it continues the prompt's.
         at_start = self.tokenizer.is_control(tokens[-1])
         detokenizer = StreamingDetokenizer(self.tokenizer, at_start=at_start)

@@ -41,10 +41,15 @@ class ChatReply:
                 params=asked.params(service.recommended),
                 count=asked.n,
                 variables=asked.variables,
+                schema=asked.response_format.wanted,
                 context=asked.num_ctx,
                 logprobs=asked.top_logprobs if asked.logprobs else None,
             ),
         )
+
+    def begin(self) -> None:
+        """See `Reply.begin`."""
+        self._turn.begin()
 
     async def document(self) -> dict[str, Any]:
         """All answers, when they are complete."""

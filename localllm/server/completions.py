@@ -35,7 +35,7 @@ class Continuations:
         self._asked = asked
         self._tokenizer = service.engine.tokenizer
         self._head = head("cmpl-") | {"object": "text_completion", "model": service.name}
-        self._answers = service.begin(
+        self._answers = service.prepare(
             [self._ids(prompt) for prompt in asked.prompts],
             asked.params(service.recommended),
             asked.n,
@@ -46,6 +46,10 @@ class Continuations:
         count = len(self._answers.sequences)
         self._offsets = [0] * count  # characters of each text so far
         self._begun = [False] * count
+
+    def begin(self) -> None:
+        """See `Reply.begin`."""
+        self._answers.begin()
 
     async def document(self) -> dict[str, Any]:
         """All texts, when they are complete."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
@@ -16,7 +17,10 @@ from localllm.server.streaming import EventStream, unless_gone
 
 
 class Reply(Protocol):
-    """What is answered to one request, in the form of its API."""
+    """What is answered to one request, in the form of its API. Made on any thread."""
+
+    def begin(self) -> None:
+        """Let it be made; raises QueueFullError."""
 
     async def document(self) -> dict[str, Any]:
         """All of it, when it is complete."""
@@ -32,7 +36,9 @@ async def respond(
     request: Request, name: str | None, stream: bool, make: Callable[[Service], Reply]
 ) -> Response:
     """The stream or the document that was asked for, by the model of that name."""
-    reply = make(find_service(request, name))
+    # Rendering, tokenising and compiling may take long: other answers go on meanwhile.
+    reply = await asyncio.to_thread(make, find_service(request, name))
+    reply.begin()
     if stream:
         return EventStream(reply.events(), reply.close)
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from localllm.chat.structured import ANY_OBJECT
 from localllm.decoding.params import GenerationParams
 from localllm.errors import UsageError
 from localllm.server.errors import ApiError
@@ -126,11 +128,37 @@ class Generation(Body):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
+class NamedSchema(Body):
+    """A JSON schema, as `response_format` has it; it is enforced in any case."""
+
+    name: str | None = None
+    description: str | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: NamedSchema | None = None
+
+    @property
+    def wanted(self) -> Mapping[str, Any] | None:
+        """The JSON schema of the answer; None: any text."""
+        if self.type == "json_schema":
+            if self.json_schema is None:
+                raise ApiError(400, "response_format.json_schema: is missing", "response_format")
+            return self.json_schema.json_schema
+        return ANY_OBJECT if self.type == "json_object" else None
+
+
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: int | None = None
+    response_format: ResponseFormat = ResponseFormat()
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] = 0
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from localllm.chat.session import ChatSession
+from localllm.decoding.constraint import Constraint, ConstraintCompiler
 from localllm.decoding.params import GenerationParams
 from localllm.engine.engine import Engine
 from localllm.engine.sequence import Sequence, Token
@@ -20,7 +21,7 @@ MOST_ANSWERS = 256  # under way or waiting at once
 
 
 class Answers:
-    """The answers to one request while they are made.
+    """The answers to one request, before and while they are made.
 
     Attributes:
         leaders: one a prompt, in the order of the prompts: the first answer to it.
@@ -33,6 +34,14 @@ class Answers:
         self.sequences = [one for first in leaders for one in (first, *first.forks)]
         self.inbox: asyncio.Queue[Delivery] = asyncio.Queue()
         self._service = service
+
+    def begin(self) -> None:
+        """Let them be made.
+
+        Raises:
+            QueueFullError: too many requests are here already; none was begun.
+        """
+        self._service.begin(self)
 
     async def tokens(self) -> AsyncGenerator[tuple[int, Token], None]:
         """The tokens of all answers as they come, each with the index of its answer.
@@ -73,6 +82,7 @@ class Service:
         self.engine = engine
         self.recommended = recommended
         self.session = ChatSession(engine)
+        self.compiler = ConstraintCompiler(engine.tokenizer)
         self.created = int(time.time())
         self._loop = asyncio.get_running_loop()
         self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}  # by the id of a sequence under way
@@ -82,34 +92,45 @@ class Service:
         """End everything under way."""
         self._worker.close()
 
-    def begin(
-        self, prompts: list[list[int]], params: GenerationParams, count: int = 1, **options: Any
+    def prepare(
+        self,
+        prompts: list[list[int]],
+        params: GenerationParams,
+        count: int = 1,
+        constrain: Callable[[], Constraint] | None = None,
+        **options: Any,
     ) -> Answers:
-        """So many answers to each prompt, under way. Those after the first take other seeds.
+        """So many answers to each prompt, not yet begun. Those after the first take other seeds.
+
+        Any thread may ask.
 
         Args:
             prompts: token ids.
             params: how to answer.
             count: of answers to one prompt.
+            constrain: makes what an answer has to follow.
             options: further ones of `Engine.sequence`.
 
         Raises:
             UsageError, ContextFullError: a prompt cannot be answered.
-            QueueFullError: too many requests are here already; none was begun.
         """
+
+        def answer(prompt: list[int], index: int) -> Sequence:
+            constraint = constrain and constrain()
+            wishes = _seeded(params, index)
+            return self.engine.sequence(prompt, wishes, constraint=constraint, **options)
+
         leaders = []
         for prompt in prompts:
-            first, *others = (
-                self.engine.sequence(prompt, _seeded(params, index), **options)
-                for index in range(count)
-            )
-            first.forks = others
+            first, *first.forks = [answer(prompt, index) for index in range(count)]
             leaders.append(first)
-        answers = Answers(self, leaders)
-        self._worker.submit(leaders)
+        return Answers(self, leaders)
+
+    def begin(self, answers: Answers) -> None:
+        """See `Answers.begin`."""
+        self._worker.submit(answers.leaders)
         for sequence in answers.sequences:
             self._inboxes[id(sequence)] = answers.inbox
-        return answers
 
     def cancel(self, sequence: Sequence) -> None:
         """End an answer; one that has ended is left alone."""

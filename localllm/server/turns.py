@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from localllm.chat.reasoning import ReasoningParser
+from localllm.chat.structured import json_constraint
 from localllm.decoding.logprobs import Logprob
 from localllm.decoding.params import GenerationParams
 from localllm.server.service import Answers, Service
@@ -22,6 +23,7 @@ class Turn:
         params: how to answer.
         count: of answers.
         variables: further ones of the template.
+        schema: JSON schema of the answer, after its reasoning; None: any text.
         context: most tokens of prompt and answer; None: as the model is served.
         logprobs: how many of the likeliest tokens are told with each; None: not even its own.
     """
@@ -30,6 +32,7 @@ class Turn:
     params: GenerationParams
     count: int = 1
     variables: dict[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Any] | None = None
     context: int | None = None
     logprobs: int | None = None
 
@@ -56,20 +59,34 @@ class Piece:
 
 
 class TurnAnswers:
-    """The answers to a turn, under way.
+    """The answers to a turn.
 
     Raises:
         TemplateError: the conversation cannot be rendered.
-        UsageError, ContextFullError, QueueFullError: see `Service.begin`.
+        UsageError: the schema cannot be enforced, or see `Service.prepare`.
+        ContextFullError: see there.
     """
 
     def __init__(self, service: Service, turn: Turn) -> None:
         prompt, ids = service.session.encode(turn.messages, **turn.variables)
         self.service = service
-        self.answers: Answers = service.begin(
-            [ids], turn.params, turn.count, context=turn.context, logprobs=turn.logprobs
+        constrain = None
+        if turn.schema is not None:
+            thinking = service.session.may_think(prompt)
+            constrain = json_constraint(service.compiler, turn.schema, prompt, thinking).copy
+        self.answers: Answers = service.prepare(
+            [ids],
+            turn.params,
+            turn.count,
+            constrain,
+            context=turn.context,
+            logprobs=turn.logprobs,
         )
         self._parsers = [ReasoningParser(prompt) for _ in range(turn.count)]
+
+    def begin(self) -> None:
+        """Let them be made; raises QueueFullError."""
+        self.answers.begin()
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """What the tokens bring, as they come."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import httpx
+import jsonschema
 import numpy as np
 import openai
 import pytest
@@ -145,6 +147,41 @@ def test_a_context_of_its_own(client):
     assert answer.usage.total_tokens <= 24
     with pytest.raises(openai.BadRequestError, match="context holds 8,"):
         client.chat.completions.create(messages=HELLO, extra_body={"num_ctx": 8}, **GREEDY)
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"enum": [1, 22, 333]}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_json_by_a_schema(client, temperature):
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    answer = client.chat.completions.create(
+        messages=HELLO, model="tiny-chat", temperature=temperature, n=4, response_format=form
+    )
+    for choice in answer.choices:
+        assert choice.finish_reason == "stop"
+        jsonschema.validate(json.loads(choice.message.content), PERSON)
+
+
+def test_any_json_object(client):
+    answer = client.chat.completions.create(
+        messages=[{"role": "user", "content": "Give me a JSON object of two fields."}],
+        response_format={"type": "json_object"},
+        model="tiny-chat",
+        temperature=0,
+    )
+    assert isinstance(json.loads(answer.choices[0].message.content), dict)
+
+
+def test_a_schema_that_cannot_be_enforced_is_refused(client):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(openai.BadRequestError, match="schema"):
+        client.chat.completions.create(messages=HELLO, response_format=form, **GREEDY)
 
 
 def test_models(client):
