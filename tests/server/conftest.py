@@ -17,8 +17,8 @@ from localllm.server.app import create_app
 class Running:
     """A server and its engine."""
 
-    def __init__(self, *keys: str) -> None:
-        self.engine = Engine.load(resolve(None).path, context=512, texts=4)
+    def __init__(self, *keys: str, texts: int = 4) -> None:
+        self.engine = Engine.load(resolve(None).path, context=512, texts=texts)
         app = create_app("tiny-chat", self.engine, {}, keys)
         config = uvicorn.Config(app, port=0, log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
@@ -26,6 +26,7 @@ class Running:
         self._thread.start()
         while not self._server.started:
             time.sleep(0.01)
+        self.service = app.state.service
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
 
