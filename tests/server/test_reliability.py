@@ -16,9 +16,8 @@ from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
 from tests.server.conftest import Running
 
-WORDS = (
-    "the cat sat on a mat and then it saw some bird <|im_end|> Häuser 東京 { } \" \\ 12 + 30"
-).split()
+TEXT = 'the cat sat on a mat and then it saw some bird <|im_end|> Häuser 東京 { } " \\ 12 + 30'
+WORDS = TEXT.split()
 
 
 @pytest.fixture(scope="module")
