@@ -157,7 +157,9 @@ function hideProblem() {
 
 find("new").addEventListener("click", clear);
 find("export").addEventListener("click", download);
-addEventListener("pagehide", () => conversation.save());
+addEventListener("pagehide", () => {
+  if (running) conversation.save(); // otherwise it is kept already, perhaps changed by another tab
+});
 whenChosen(show);
 restoreSettings();
 show();

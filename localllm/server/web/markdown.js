@@ -53,7 +53,7 @@ function code({ language, text }) {
 function list({ start, items }) {
   const children = items.map((item) => element("li", {}, ...item.map(draw)));
   if (start === null) return element("ul", {}, ...children);
-  return element("ol", { start }, ...children);
+  return element("ol", start === 1 ? {} : { start }, ...children);
 }
 
 function table({ head, rows, align }) {

@@ -20,10 +20,6 @@ export function settings() {
 export function restoreSettings() {
   fill(read("settings", {}));
   form.addEventListener("input", () => write("settings", settings()));
-  form.addEventListener("submit", (event) => {
-    event.preventDefault(); // also with a value that cannot be: it is marked, and not used
-    dialog.close();
-  });
   find("reset").addEventListener("click", () => {
     fill({});
     write("settings", null);
