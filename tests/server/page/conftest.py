@@ -18,11 +18,15 @@ def browser():
     """Chromium, driven by Playwright; the test is skipped where one of them is absent."""
     reason = "needs `pip install playwright`"
     playwright = pytest.importorskip("playwright.sync_api", reason=reason)
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("needs Chromium or Chrome on the PATH (on Debian: apt-get install chromium)")
     # Playwright keeps an event loop in this thread: it ends with the folder's last test.
     with playwright.sync_playwright() as driver:
+        path = next(
+            filter(None, map(shutil.which, [*BROWSERS, driver.chromium.executable_path])), None
+        )
+        if path is None:
+            pytest.skip(
+                "needs Chromium: `apt-get install chromium` or `playwright install chromium`"
+            )
         running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield running
         running.close()

@@ -109,6 +109,8 @@ def test_without_a_key_the_page_says_so(context, locked):
     page.goto(locked.url)
     page.click("#key-cancel")
     assert "asks for an API key" in page.inner_text("#problem")
+    page.fill("#question", HELLO)
+    assert page.is_disabled("#send")  # no model is known yet
     page.click("#problem button")
     assert page.is_visible("#key")
 
