@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from localllm import __version__
 from localllm.engine.engine import Engine
-from localllm.server import completions, errors
+from localllm.server import completions, embeddings, errors
 from localllm.server.completions import find_service
 from localllm.server.errors import ApiError
 from localllm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
@@ -43,6 +43,7 @@ def create_app(
     errors.install(app)
     app.include_router(router)
     app.include_router(completions.router)
+    app.include_router(embeddings.router)
     if api_keys:
         _require_key(app, api_keys)
     return app

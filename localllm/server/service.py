@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from localllm.chat.session import ChatSession
 from localllm.decoding.params import GenerationParams
+from localllm.engine.embedding import Embedding
 from localllm.engine.engine import Engine
+from localllm.engine.pages import OutOfPagesError
+from localllm.engine.runner import Rows
 from localllm.engine.sequence import Sequence, Stats, Token
-from localllm.engine.worker import Delivery, Worker
+from localllm.engine.worker import Delivery, QueueFullError, Worker
 from localllm.server.errors import as_api_error
+
+T = TypeVar("T")
 
 MOST_REQUESTS = 256  # answers under way or waiting at once
 
@@ -36,6 +41,7 @@ class Service:
         self.created = int(time.time())
         self._loop = asyncio.get_running_loop()
         self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}
+        self._embedding = 0  # requests under way
         self._worker = Worker(engine, self._from_worker, MOST_REQUESTS)
 
     def close(self) -> None:
@@ -118,6 +124,31 @@ class Service:
             for task in pumps:
                 task.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def embed(self, texts: list[list[int]], pooling: str) -> Rows:
+        """The vectors of some texts, float32 [texts, width]; answers go on between the steps.
+
+        Raises:
+            UsageError, ContextFullError: a text cannot be computed.
+            QueueFullError: too many requests are here already.
+        """
+        if self._embedding >= MOST_REQUESTS:
+            raise QueueFullError(f"{self._embedding} requests for embeddings are under way")
+        self._embedding += 1
+        try:
+            embedding = await self._between_steps(lambda: Embedding(self.engine, texts, pooling))
+            try:
+                while embedding.waiting:
+                    with suppress(OutOfPagesError):  # what holds them goes on before the next call
+                        await self._between_steps(embedding.step)
+                return embedding.vectors
+            finally:
+                self._worker.call(embedding.close)  # a step that was cancelled may still be running
+        finally:
+            self._embedding -= 1
+
+    async def _between_steps(self, function: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self._worker.call(function))
 
     def cancel(self, sequence: Sequence) -> None:
         """End an answer; one that has ended is left alone."""
