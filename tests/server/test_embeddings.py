@@ -30,7 +30,7 @@ def client(server):
 @pytest.fixture(scope="module")
 def roomy():
     """A server of long texts."""
-    running = Running(context=2304, texts=1)
+    running = Running(context=2304, texts=2)
     yield running
     running.close()
 
@@ -154,8 +154,8 @@ def test_too_many_tokens(server, monkeypatch):
 
 
 def test_answers_go_on_while_a_long_text_is_embedded(roomy):
-    """Between the text's chunks: tokens come in the time that the whole takes."""
-    body = {"prompt": "Once", "max_tokens": 500, "stream": True, "temperature": 0}
+    """Between any two of the text's chunks there is a step of the answer."""
+    body = {"prompt": "Once", "max_tokens": 2000, "stream": True, "temperature": 0}
     body["logit_bias"] = {str(eog): -100 for eog in roomy.engine.tokenizer.eog_ids}
     engine = roomy.engine
     order = []
