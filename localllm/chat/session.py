@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from localllm.chat.answer import Answer, Engine
+from localllm.chat.reasoning import TAGS
 from localllm.chat.template import Message, RefusedError, load_template
 from localllm.decoding.params import GenerationParams
 
@@ -87,6 +88,12 @@ class ChatSession:
     def can_think(self) -> bool:
         """Whether the template has a switch for thinking."""
         return self.template is not None and self.template.knows("enable_thinking")
+
+    def may_think(self, prompt: str) -> bool:
+        """Whether the model may begin its answer to this prompt with reasoning by itself."""
+        if self.template is None or any(prompt.rstrip().endswith(close) for _, close in TAGS):
+            return False
+        return any(self.template.knows(close) for _, close in TAGS)
 
     def _controls(self, messages: Sequence[Message]) -> list[str]:
         """Texts of the control tokens that the messages spell out, the longest first."""

@@ -32,7 +32,7 @@ class Batch:
 
     @classmethod
     def of(cls, chunks: list[Chunk], every_row: bool = False) -> Batch:
-        """The batch of some chunks; outputs of the rows that draw, or of every row."""
+        """The batch of some chunks; outputs of the rows they want, or of every row."""
         texts = [np.array(chunk.tokens, np.int32) for chunk in chunks]
         tokens = np.concatenate(texts)
         lengths = np.array([len(text) for text in texts], np.int32)
@@ -45,10 +45,9 @@ class Batch:
             rows = np.arange(len(tokens), dtype=np.int32)
         else:
             ends = np.cumsum(lengths)
-            drawing = [
-                np.arange(end - 1 - len(chunk.drafts), end, dtype=np.int32)
+            wanted = [
+                np.arange(end - chunk.wanted, end, dtype=np.int32)
                 for chunk, end in zip(chunks, ends, strict=True)
-                if chunk.draws
             ]
-            rows = np.concatenate([np.zeros(0, np.int32), *drawing])
+            rows = np.concatenate(wanted)
         return cls(tokens, lengths, past, tables, rows)

@@ -58,7 +58,8 @@ class Embedding:
         for text, rows in self._reader.step():
             vector = self.vectors[self._number[id(text)]]
             if self._pooling == "mean":
-                vector += rows.sum(0)
+                # Row after row, so that it does not matter where a text is cut.
+                vector[:] = np.concatenate([vector[None], rows]).sum(0)
                 if not text.missing:
                     vector /= len(text.tokens)
             elif self._pooling == "last":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from localllm.engine.batch import Batch
 from localllm.engine.pages import PagePool, Table
 from localllm.engine.runner import Rows
-from localllm.engine.scheduler import STEP_TOKENS, Chunk
+from localllm.engine.scheduler import Chunk
 from localllm.engine.sequence import Sequence
 from localllm.errors import LocalLLMError
 
@@ -16,14 +16,14 @@ from localllm.errors import LocalLLMError
 class Reader:
     """Computes texts side by side, a step at a time; other sequences may be stepped in between.
 
-    A text's chunks begin at multiples of `most`, whatever is computed beside it. A text has all of
-    its pages or none, so that two readers never wait for each other.
+    A text has all of its pages or none, and at most one is begun and not done between two steps: so
+    two readers never wait for each other.
 
     Args:
         pool: gives the pages.
         compute: the outputs of a batch.
         texts: each fits the context; read in order.
-        most: tokens in a step.
+        room: tokens that the next step may have.
 
     Attributes:
         waiting: texts that are not read to the end.
@@ -34,12 +34,12 @@ class Reader:
         pool: PagePool,
         compute: Callable[[Batch], Rows],
         texts: Iterable[Sequence],
-        most: int = STEP_TOKENS,
+        room: Callable[[], int],
     ) -> None:
         self.waiting = deque(texts)
         self._pool = pool
         self._compute = compute
-        self._most = most
+        self._room = room
         self._broken = False
 
     @property
@@ -81,14 +81,13 @@ class Reader:
     def _plan(self) -> list[Chunk]:
         """The next chunks, as many as fit and find pages; at least one."""
         chunks: list[Chunk] = []
-        left = self._most
+        room = self._room()
         for sequence in self.waiting:
-            count = min(sequence.missing, self._most)
             table, length = sequence.table, len(sequence.tokens)
             lacking = self._pool.needed(table, 0, length) > self._pool.available
-            if count > left or (chunks and lacking):
+            if not room or (chunks and lacking):
                 break
             self._pool.writable(table, 0, length)
-            chunks.append(Chunk(sequence, sequence.computed, count))
-            left -= count
+            chunks.append(Chunk(sequence, sequence.computed, min(room, sequence.missing)))
+            room -= chunks[-1].count
         return chunks

@@ -53,20 +53,22 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, sequence: Sequence) -> None:
-        """Let a sequence in; its tokens are delivered from now on.
+    def submit(self, sequences: list[Sequence]) -> None:
+        """Let sequences in, with their forks; their tokens are delivered from now on.
 
         Raises:
-            QueueFullError: too many are here already.
+            QueueFullError: too many are here already; none of them was let in.
         """
+        everyone = [one for sequence in sequences for one in (sequence, *sequence.forks)]
         with self._changed:
             if self._closing:
                 raise QueueFullError("the server is going down")
             count = len(self._live)
-            if count >= self._most:
-                raise QueueFullError(f"{count} requests are under way or waiting: too many")
-            self._live[id(sequence)] = sequence
-            self._order(self.engine.add, sequence)
+            if count and count + len(everyone) > self._most:
+                raise QueueFullError(f"{count} answers are under way or waiting: too many")
+            self._live.update((id(one), one) for one in everyone)
+            for sequence in sequences:
+                self._order(self.engine.add, sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """End a sequence whose tokens nobody waits for; one that has ended is left alone."""

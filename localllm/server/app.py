@@ -11,9 +11,9 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from localllm import __version__
 from localllm.engine.engine import Engine
-from localllm.server import completions, embeddings, errors
-from localllm.server.completions import find_service
+from localllm.server import chat_completions, completions, embeddings, errors
 from localllm.server.errors import ApiError
+from localllm.server.replying import find_service
 from localllm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from localllm.server.service import Service
 
@@ -42,6 +42,7 @@ def create_app(
     app = FastAPI(title="localllm", version=__version__, lifespan=lifespan, redirect_slashes=False)
     errors.install(app)
     app.include_router(router)
+    app.include_router(chat_completions.router)
     app.include_router(completions.router)
     app.include_router(embeddings.router)
     if api_keys:

@@ -19,8 +19,8 @@ from pydantic_core import PydanticCustomError
 from localllm.engine.embedding import default_pooling, shortened
 from localllm.engine.engine import Engine
 from localllm.engine.runner import Rows
-from localllm.server.completions import find_service
 from localllm.server.errors import ApiError
+from localllm.server.replying import find_service
 from localllm.server.schemas import Body
 from localllm.server.streaming import unless_gone
 
@@ -71,18 +71,17 @@ async def embeddings(asked: EmbeddingRequest, request: Request) -> Response:
     if asked.dimensions is not None and asked.dimensions > width:
         message = f"dimensions {asked.dimensions}: the model's vectors have {width}"
         raise ApiError(400, message, "dimensions", "invalid_value")
-    texts = await _encoded(asked.texts, engine)
+    texts = await asyncio.to_thread(_encoded, asked.texts, engine)  # it may take long
     pooling = asked.pooling or default_pooling(engine.file)
     vectors = await unless_gone(request, service.embed(texts, pooling))
     vectors = shortened(vectors, asked.dimensions, asked.normalize)
     counts = {"prompt_tokens": (total := sum(map(len, texts))), "total_tokens": total}
-    tail = json.dumps({"model": service.name, "usage": counts})
-    data = await _written(vectors, asked.encoding_format)
-    content = '{"object": "list", "data": [' + data + "], " + tail[1:]
+    head = {"object": "list", "model": service.name, "usage": counts}
+    content = await asyncio.to_thread(_written, head, vectors, asked.encoding_format)
     return Response(content, media_type="application/json")
 
 
-async def _encoded(texts: list[str | list[int]], engine: Engine) -> list[list[int]]:
+def _encoded(texts: list[str | list[int]], engine: Engine) -> list[list[int]]:
     """The token ids of each text.
 
     Raises:
@@ -105,7 +104,6 @@ async def _encoded(texts: list[str | list[int]], engine: Engine) -> list[list[in
         if total > MOST_TOKENS:
             raise ApiError(400, f"input: more than {MOST_TOKENS} tokens in a request", "input")
         encoded.append(ids)
-        await asyncio.sleep(0)  # answers under way are sent meanwhile
     return encoded
 
 
@@ -117,13 +115,12 @@ def _checked(ids: list[int], where: str, engine: Engine) -> list[int]:
     return ids
 
 
-async def _written(vectors: Rows, form: str) -> str:
-    """The objects of the vectors, as JSON."""
+def _written(head: dict[str, Any], vectors: Rows, form: str) -> str:
+    """The response: a vector at a time, between which answers under way are sent."""
     objects = []
     for index, vector in enumerate(vectors):
         numbers: Any = vector.tolist()
         if form == "base64":
             numbers = base64.b64encode(vector.astype("<f4").tobytes()).decode()
         objects.append(json.dumps({"object": "embedding", "index": index, "embedding": numbers}))
-        await asyncio.sleep(0)  # as above
-    return ", ".join(objects)
+    return f'{json.dumps(head)[:-1]}, "data": [{", ".join(objects)}]}}'

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from localllm.chat.structured import ANY_OBJECT
 from localllm.decoding.params import GenerationParams
 from localllm.errors import UsageError
 from localllm.server.errors import ApiError
 
-MOST_ANSWERS = 16  # of one request
+MOST_ANSWERS = 16  # to one prompt
+MOST_PROMPTS = 64  # of one request
+MOST_LIKELY = 20  # tokens told of at each place
 
 
 class Body(BaseModel):
@@ -71,6 +75,11 @@ class Generation(Body):
     presence_penalty: Number | None = None
     repetition_penalty: Number | None = None
     repeat_penalty: Number | None = None
+    repeat_last_n: int | None = None
+    strategy: str | None = None
+    sampler_order: str | None = None
+    ignore_eos: bool | None = None
+    num_ctx: Annotated[int, Field(ge=1)] | None = None
     logit_bias: dict[str, Number] | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
@@ -78,6 +87,10 @@ class Generation(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None  # every prefix is cached anyway
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
 
     def params(self, recommended: dict[str, Any]) -> GenerationParams:
         """The checked wishes, over what the model's file recommends.
@@ -95,8 +108,7 @@ class Generation(Body):
             given["repeat_penalty"] = self.repetition_penalty
         if self.logit_bias is not None:
             given["logit_bias"] = _biases(self.logit_bias)
-        if given.get("max_tokens") == -1:
-            del given["max_tokens"]
+        given["max_tokens"] = None if self.limit == -1 else self.limit
         try:
             return GenerationParams(**{**recommended, **given})
         except UsageError as error:
@@ -106,9 +118,39 @@ class Generation(Body):
             raise ApiError(400, f"{field} {rest}", field, "invalid_value") from error
 
     @property
+    def limit(self) -> int | None:
+        """Most tokens of an answer; -1, like None: until it ends."""
+        return self.max_tokens
+
+    @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with a chunk that counts the tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+
+class NamedSchema(Body):
+    """A JSON schema, as `response_format` has it; it is enforced in any case."""
+
+    name: str | None = None
+    description: str | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: NamedSchema | None = None
+
+    @property
+    def wanted(self) -> Mapping[str, Any] | None:
+        """The JSON schema of the answer; None: any text."""
+        if self.type == "json_schema":
+            if self.json_schema is None:
+                raise ApiError(400, "response_format.json_schema: is missing", "response_format")
+            return self.json_schema.json_schema
+        return ANY_OBJECT if self.type == "json_object" else None
 
 
 class ChatRequest(Generation):
@@ -116,14 +158,17 @@ class ChatRequest(Generation):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: int | None = None
+    response_format: ResponseFormat = ResponseFormat()
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] = 0
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    def params(self, recommended: dict[str, Any]) -> GenerationParams:
-        """See `Generation.params`."""
-        if self.max_completion_tokens is not None:
-            self.max_tokens = self.max_completion_tokens
-        return super().params(recommended)
+    @property
+    def limit(self) -> int | None:
+        """See `Generation.limit`."""
+        given = self.max_completion_tokens
+        return self.max_tokens if given is None else given
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -138,16 +183,33 @@ class ChatRequest(Generation):
 class CompletionRequest(Generation):
     """`POST /v1/completions`."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: (
+        str
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[list[int]], Field(min_length=1, max_length=MOST_PROMPTS)]
+    )
+    max_tokens: int | None = 16  # OpenAI's own
     echo: bool = False
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     suffix: None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
         """Each text or list of ids to continue."""
-        if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)):
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
             return [self.prompt]  # type: ignore[list-item]
         return list(self.prompt)  # type: ignore[arg-type]
+
+    @property
+    def only_echo(self) -> bool:
+        """Whether the prompts are wanted back and nothing after them: what evaluations ask."""
+        return self.echo and self.max_tokens == 0
+
+    @property
+    def limit(self) -> int | None:
+        """See `Generation.limit`; where only the prompts are wanted, one is drawn and dropped."""
+        return 1 if self.only_echo else self.max_tokens
 
 
 class TokenizeRequest(Body):

@@ -78,12 +78,14 @@ def test_the_core_is_the_reference(path):
         check_no_leak(engine)
 
 
-def test_texts_together_are_texts_alone(path):
+def test_texts_together_are_texts_alone_wherever_they_are_cut(path):
     texts = texts_of(3, 40, 1, 513, 90, *[17] * 20)
     engine = Engine.load(path, context=1024)
     together = embedded(engine, texts)
     for text, vector in zip(texts, together, strict=True):
         np.testing.assert_array_equal(embedded(engine, [text])[0], vector)
+    engine._scheduler.budget = 23
+    np.testing.assert_array_equal(embedded(engine, texts), together)
     check_no_leak(engine)
 
 
@@ -102,7 +104,7 @@ def test_many_short_texts_take_few_steps():
     engine = fake_engine(1024, page_size=4)
     texts = texts_of(*[10] * 200)
     vectors = embedded(engine, texts)
-    assert [len(batch.lengths) for batch in engine.runner.batches] == [51, 51, 51, 47]
+    assert [len(batch.tokens) for batch in engine.runner.batches] == [512, 512, 512, 464]
     np.testing.assert_allclose(vectors[7], hidden_of(texts[7]).mean(0), rtol=1e-5)
 
 
@@ -139,6 +141,21 @@ def test_a_text_and_an_answer_wait_for_each_others_pages():
     np.testing.assert_array_equal(first.vectors[0], hidden_of(long)[-1])
     np.testing.assert_array_equal(second.vectors[0], hidden_of(short)[-1])
     check_no_leak(engine)
+
+
+def test_a_text_leaves_answers_their_pace():
+    engine = fake_engine(2048, pages=600)
+    engine._scheduler.pace.took(1.0, 1, 0)
+    engine._scheduler.pace.took(1.0, 0, 50)
+    answer = engine.generate(PROMPT, greedy(5))
+    next(answer)
+    (text,) = texts_of(700)
+    embedding = Embedding(engine, [text], "last")
+    embedding.step()
+    assert 1 < len(engine.runner.batches[-1].tokens) < 100
+    list(answer)
+    embedding.step()
+    assert len(engine.runner.batches[-1].tokens) > 500
 
 
 def test_a_failed_step_of_others_leaves_a_text_alone():

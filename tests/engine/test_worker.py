@@ -63,7 +63,7 @@ def test_answers_go_on_between_calls(answers):
 
     blocking = Blocking(answers.worker)
     calls = [answers.worker.call(note) for _ in range(10)]
-    answers.worker.submit(sequence)
+    answers.worker.submit([sequence])
     blocking.release.set()
     assert [call.result(10) for call in calls] == [None] * 10
     assert answers.ended.wait(10)
@@ -75,7 +75,7 @@ def test_an_answer_waits_for_the_pages_of_a_text():
     answers = Answers(pages=256, page_size=4)
     embedding = Embedding(answers.engine, [[7] * 1020], "mean")
     answers.worker.call(embedding.step).result(10)
-    answers.worker.submit(answers.engine.sequence(PROMPT, greedy(20)))
+    answers.worker.submit([answers.engine.sequence(PROMPT, greedy(20))])
     assert not answers.ended.wait(0.2)
     answers.worker.call(embedding.step).result(10)
     assert answers.ended.wait(10)

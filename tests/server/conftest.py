@@ -26,6 +26,7 @@ class Running:
         self._thread.start()
         while not self._server.started:
             time.sleep(0.01)
+        self.service = app.state.service
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
 

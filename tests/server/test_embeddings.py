@@ -180,7 +180,7 @@ def test_answers_go_on_while_a_long_text_is_embedded(roomy):
         del engine.compute
     roomy.require_idle()
     chunks = [at for at, output in enumerate(order) if output == "hidden"]
-    assert len(chunks) == 4
+    assert len(chunks) >= 4
     assert all(after - before >= 2 for before, after in pairwise(chunks))
 
 

@@ -1,0 +1,101 @@
+"""One turn of a conversation, whichever API asked for it, and the pieces of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from localllm.chat.reasoning import ReasoningParser
+from localllm.chat.structured import json_constraint
+from localllm.decoding.logprobs import Logprob
+from localllm.decoding.params import GenerationParams
+from localllm.server.service import Answers, Service
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is asked.
+
+    Attributes:
+        messages: of the conversation, as templates take them.
+        params: how to answer.
+        count: of answers.
+        variables: further ones of the template.
+        schema: JSON schema of the answer, after its reasoning; None: any text.
+        context: most tokens of prompt and answer; None: as the model is served.
+        logprobs: how many of the likeliest tokens are told with each; None: not even its own.
+    """
+
+    messages: list[dict[str, Any]]
+    params: GenerationParams
+    count: int = 1
+    variables: dict[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Any] | None = None
+    context: int | None = None
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a token brought to an answer.
+
+    Attributes:
+        index: of the answer.
+        reasoning: text that the model thinks.
+        content: text that it answers.
+        token: its id.
+        logprob: how likely it was, where that is asked for.
+        finish_reason: "stop" or "length" with the last token.
+    """
+
+    index: int
+    reasoning: str
+    content: str
+    token: int
+    logprob: Logprob | None
+    finish_reason: str | None
+
+
+class TurnAnswers:
+    """The answers to a turn.
+
+    Raises:
+        TemplateError: the conversation cannot be rendered.
+        UsageError: the schema cannot be enforced, or see `Service.prepare`.
+        ContextFullError: see there.
+    """
+
+    def __init__(self, service: Service, turn: Turn) -> None:
+        prompt, ids = service.session.encode(turn.messages, **turn.variables)
+        self.service = service
+        constrain = None
+        if turn.schema is not None:
+            thinking = service.session.may_think(prompt)
+            constrain = json_constraint(service.compiler, turn.schema, prompt, thinking).copy
+        self.answers: Answers = service.prepare(
+            [ids],
+            turn.params,
+            turn.count,
+            constrain,
+            context=turn.context,
+            logprobs=turn.logprobs,
+        )
+        self._parsers = [ReasoningParser(prompt) for _ in range(turn.count)]
+
+    def begin(self) -> None:
+        """Let them be made; raises QueueFullError."""
+        self.answers.begin()
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """What the tokens bring, as they come."""
+        async with aclosing(self.answers.tokens()) as tokens:
+            async for index, token in tokens:
+                done = token.finish_reason is not None
+                reasoning, content = self._parsers[index].add(token.text, done)
+                yield Piece(index, reasoning, content, token.id, token.logprob, token.finish_reason)
+
+    def close(self) -> None:
+        """End the answers that are still made."""
+        self.answers.close()
