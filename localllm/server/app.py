@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from localllm import __version__
 from localllm.engine.engine import Engine
-from localllm.server import chat_completions, completions, errors, responses
+from localllm.server import chat_completions, completions, errors, messages, responses
 from localllm.server.errors import ApiError
 from localllm.server.replying import find_service
 from localllm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
@@ -45,6 +45,7 @@ def create_app(
     app.include_router(chat_completions.router)
     app.include_router(completions.router)
     app.include_router(responses.router)
+    app.include_router(messages.router)
     if api_keys:
         _require_key(app, api_keys)
     return app

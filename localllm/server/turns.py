@@ -50,7 +50,7 @@ class Call:
     Attributes:
         id: of the call.
         name: of the function.
-        arguments: JSON text.
+        arguments: JSON text of an object.
     """
 
     id: str
@@ -81,6 +81,11 @@ class Piece:
     calls: tuple[Call, ...] = ()
 
 
+def encode(service: Service, turn: Turn) -> tuple[str, list[int]]:
+    """The prompt of a turn, as text and as token ids; raises TemplateError."""
+    return service.session.encode(turn.messages, **turn.variables)
+
+
 class TurnAnswers:
     """The answers to a turn.
 
@@ -91,7 +96,7 @@ class TurnAnswers:
     """
 
     def __init__(self, service: Service, turn: Turn) -> None:
-        prompt, ids = service.session.encode(turn.messages, **turn.variables)
+        prompt, ids = encode(service, turn)
         self.service = service
         constrain = None
         if turn.schema is not None:
