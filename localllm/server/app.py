@@ -11,7 +11,15 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from localllm import __version__
 from localllm.engine.engine import Engine
-from localllm.server import chat_completions, completions, embeddings, errors, page
+from localllm.server import (
+    chat_completions,
+    completions,
+    embeddings,
+    errors,
+    messages,
+    page,
+    responses,
+)
 from localllm.server.errors import ApiError
 from localllm.server.replying import find_service
 from localllm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
@@ -46,6 +54,8 @@ def create_app(
     app.include_router(completions.router)
     app.include_router(page.router)
     app.include_router(embeddings.router)
+    app.include_router(responses.router)
+    app.include_router(messages.router)
     if api_keys:
         _require_key(app, api_keys)
     return app
@@ -112,5 +122,6 @@ def _require_key(app: FastAPI, keys: tuple[str, ...]) -> None:
         matches = [hmac.compare_digest(sent, key) for key in known]
         if not any(matches):
             what = "a wrong API key" if sent else "an API key is needed"
-            return errors.response(ApiError(401, what, code="invalid_api_key"))
+            refusal = ApiError(401, what, code="invalid_api_key")
+            return errors.response(refusal, request.url.path)
         return await go_on(request)

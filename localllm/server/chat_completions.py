@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from localllm.server.counts import timings, usage
+from localllm.server.counts import likelihood, timings, usage
 from localllm.server.replying import head, respond
 from localllm.server.schemas import ChatRequest
 from localllm.server.service import Service
@@ -107,15 +107,9 @@ class ChatReply:
 
     def _told(self, piece: Piece) -> dict[str, Any] | None:
         """How likely the piece's token was, as this API has it."""
-        if piece.logprob is None or piece.token in self._tokenizer.eog_ids:
+        if piece.logprob is None:
             return None
-        likely = piece.logprob
-        top = [self._entry(token, value) for token, value in likely.top]
-        return {"content": [self._entry(likely.token, likely.logprob) | {"top_logprobs": top}]}
-
-    def _entry(self, token: int, value: float) -> dict[str, Any]:
-        spelt = self._tokenizer.token_bytes(token)
-        return {"token": spelt.decode("utf-8", "replace"), "logprob": value, "bytes": list(spelt)}
+        return {"content": [likelihood(self._tokenizer, piece.logprob)]}
 
     def _counts(self) -> dict[str, Any]:
         answers = self._turn.answers

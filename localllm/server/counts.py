@@ -1,10 +1,12 @@
-"""Tokens and seconds of a request, in the words of its API."""
+"""Tokens, seconds and likelihoods of a request, in the words of its API."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from localllm.decoding.logprobs import Logprob
 from localllm.server.service import Answers
+from localllm.tokenize.base import Tokenizer
 
 
 def prompt_tokens(answers: Answers) -> int:
@@ -47,3 +49,14 @@ def timings(answers: Answers) -> dict[str, float]:
         "draft_n": first.drafted_tokens,
         "draft_n_accepted": first.accepted_tokens,
     }
+
+
+def likelihood(tokenizer: Tokenizer, likely: Logprob) -> dict[str, Any]:
+    """How likely a token was, as OpenAI tells it."""
+
+    def entry(token: int, value: float) -> dict[str, Any]:
+        spelt = tokenizer.token_bytes(token)
+        return {"token": spelt.decode("utf-8", "replace"), "logprob": value, "bytes": list(spelt)}
+
+    top = [entry(token, value) for token, value in likely.top]
+    return entry(likely.token, likely.logprob) | {"top_logprobs": top}

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 
 from localllm.server.errors import ApiError
 from localllm.server.service import Service
-from localllm.server.streaming import EventStream, unless_gone
+from localllm.server.streaming import PLAIN_EVENTS, EventForm, EventStream, unless_gone
 
 
 class Reply(Protocol):
@@ -33,14 +33,18 @@ class Reply(Protocol):
 
 
 async def respond(
-    request: Request, name: str | None, stream: bool, make: Callable[[Service], Reply]
+    request: Request,
+    name: str | None,
+    stream: bool,
+    make: Callable[[Service], Reply],
+    form: EventForm = PLAIN_EVENTS,
 ) -> Response:
     """The stream or the document that was asked for, by the model of that name."""
     # Rendering, tokenising and compiling may take long: other answers go on meanwhile.
     reply = await asyncio.to_thread(make, find_service(request, name))
     reply.begin()
     if stream:
-        return EventStream(reply.events(), reply.close)
+        return EventStream(reply.events(), reply.close, form)
     try:
         return JSONResponse(await unless_gone(request, reply.document()))
     finally:

@@ -60,13 +60,18 @@ class StreamOptions(Body):
 
 
 Number = Annotated[float, Field(strict=False)]  # 1 is a number too
+Effort = Literal["none", "minimal", "low", "medium", "high"]  # of reasoning
 
 
-class Generation(Body):
-    """What every request for text may ask."""
+class Sampling(Body):
+    """What every request for text may ask, in whichever API.
+
+    Attributes:
+        limit: most tokens of an answer; -1, like None: until it ends.
+        stops: texts that end an answer.
+    """
 
     model: str | None = None
-    max_tokens: int | None = None
     temperature: Number | None = None
     top_p: Number | None = None
     top_k: int | None = None
@@ -82,15 +87,16 @@ class Generation(Body):
     num_ctx: Annotated[int, Field(ge=1)] | None = None
     logit_bias: dict[str, Number] | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] = 1
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None  # every prefix is cached anyway
-    metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """See above."""
+        raise NotImplementedError
+
+    @property
+    def stops(self) -> str | list[str] | None:
+        """See above."""
+        raise NotImplementedError
 
     def params(self, recommended: dict[str, Any]) -> GenerationParams:
         """The checked wishes, over what the model's file recommends.
@@ -109,6 +115,8 @@ class Generation(Body):
         if self.logit_bias is not None:
             given["logit_bias"] = _biases(self.logit_bias)
         given["max_tokens"] = None if self.limit == -1 else self.limit
+        if self.stops is not None:
+            given["stop"] = self.stops
         try:
             return GenerationParams(**{**recommended, **given})
         except UsageError as error:
@@ -117,10 +125,30 @@ class Generation(Body):
             field = flag.removeprefix("--").replace("-", "_")
             raise ApiError(400, f"{field} {rest}", field, "invalid_value") from error
 
+
+class Generation(Sampling):
+    """What the completions of both kinds may ask."""
+
+    max_tokens: int | None = None
+    stop: str | list[str] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None  # every prefix is cached anyway
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+
     @property
     def limit(self) -> int | None:
-        """Most tokens of an answer; -1, like None: until it ends."""
+        """See `Sampling`."""
         return self.max_tokens
+
+    @property
+    def stops(self) -> str | list[str] | None:
+        """See `Sampling`."""
+        return self.stop
 
     @property
     def wants_usage(self) -> bool:
@@ -161,23 +189,19 @@ class ChatRequest(Generation):
     response_format: ResponseFormat = ResponseFormat()
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] = 0
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     @property
     def limit(self) -> int | None:
-        """See `Generation.limit`."""
+        """See `Sampling`."""
         given = self.max_completion_tokens
         return self.max_tokens if given is None else given
 
     @property
     def variables(self) -> dict[str, Any]:
         """Further variables of the template."""
-        variables = dict(self.chat_template_kwargs or {})
-        if self.reasoning_effort is not None:
-            variables["reasoning_effort"] = self.reasoning_effort
-            variables.setdefault("enable_thinking", self.reasoning_effort != "none")
-        return variables
+        return effort_variables(self.reasoning_effort) | (self.chat_template_kwargs or {})
 
 
 class CompletionRequest(Generation):
@@ -208,7 +232,7 @@ class CompletionRequest(Generation):
 
     @property
     def limit(self) -> int | None:
-        """See `Generation.limit`; where only the prompts are wanted, one is drawn and dropped."""
+        """See `Sampling`; where only the prompts are wanted, one is drawn and dropped."""
         return 1 if self.only_echo else self.max_tokens
 
 
@@ -234,6 +258,13 @@ class TemplateRequest(Body):
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     chat_template_kwargs: dict[str, Any] | None = None
+
+
+def effort_variables(effort: Effort | None) -> dict[str, Any]:
+    """Variables of the template that ask for so much reasoning."""
+    if effort is None:
+        return {}
+    return {"reasoning_effort": effort, "enable_thinking": effort != "none"}
 
 
 def _biases(entries: dict[str, float]) -> dict[int, float]:

@@ -26,6 +26,9 @@ class Turn:
         schema: JSON schema of the answer, after its reasoning; None: any text.
         context: most tokens of prompt and answer; None: as the model is served.
         logprobs: how many of the likeliest tokens are told with each; None: not even its own.
+        tools: the functions that may be called, as OpenAI's chat API describes them.
+        tool_choice: "auto", "none", "required", or the name of the function to call.
+        parallel: whether one answer may call several.
     """
 
     messages: list[dict[str, Any]]
@@ -35,6 +38,24 @@ class Turn:
     schema: Mapping[str, Any] | None = None
     context: int | None = None
     logprobs: int | None = None
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    tool_choice: str = "auto"
+    parallel: bool = True
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function that the model calls.
+
+    Attributes:
+        id: of the call.
+        name: of the function.
+        arguments: JSON text of an object.
+    """
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True)
@@ -46,8 +67,9 @@ class Piece:
         reasoning: text that the model thinks.
         content: text that it answers.
         token: its id.
-        logprob: how likely it was, where that is asked for.
-        finish_reason: "stop" or "length" with the last token.
+        logprob: how likely it was, where that is asked for and the token stands for text.
+        finish_reason: "stop", "length" or "tool_calls" with the last token.
+        calls: functions that it calls.
     """
 
     index: int
@@ -56,6 +78,12 @@ class Piece:
     token: int
     logprob: Logprob | None
     finish_reason: str | None
+    calls: tuple[Call, ...] = ()
+
+
+def encode(service: Service, turn: Turn) -> tuple[str, list[int]]:
+    """The prompt of a turn, as text and as token ids; raises TemplateError."""
+    return service.session.encode(turn.messages, **turn.variables)
 
 
 class TurnAnswers:
@@ -68,7 +96,7 @@ class TurnAnswers:
     """
 
     def __init__(self, service: Service, turn: Turn) -> None:
-        prompt, ids = service.session.encode(turn.messages, **turn.variables)
+        prompt, ids = encode(service, turn)
         self.service = service
         constrain = None
         if turn.schema is not None:
@@ -94,7 +122,9 @@ class TurnAnswers:
             async for index, token in tokens:
                 done = token.finish_reason is not None
                 reasoning, content = self._parsers[index].add(token.text, done)
-                yield Piece(index, reasoning, content, token.id, token.logprob, token.finish_reason)
+                ends = token.id in self.service.engine.tokenizer.eog_ids
+                logprob = None if ends else token.logprob
+                yield Piece(index, reasoning, content, token.id, logprob, token.finish_reason)
 
     def close(self) -> None:
         """End the answers that are still made."""
