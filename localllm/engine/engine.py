@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from collections.abc import Sequence as Ids
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -198,6 +198,7 @@ class Engine:
         logprobs: int | None = None,
         reads_prompt: bool = False,
         constraint: Constraint | None = None,
+        shown: Container[int] = (),
     ) -> Sequence:
         """What ``add`` takes: a checked prompt and everything its answer needs. Any thread may ask.
 
@@ -208,6 +209,7 @@ class Engine:
             logprobs: see `Sequence`.
             reads_prompt: see `Sequence`.
             constraint: what the answer has to follow; this answer's alone.
+            shown: control tokens that are part of its text.
 
         Raises:
             UsageError: an empty prompt, or a token id outside the vocabulary.
@@ -219,7 +221,7 @@ class Engine:
         sampler = Sampler(params, self.tokenizer.vocab_size, tokens, constraint)
         # After a control token the answer begins a text of its own, else it continues the prompt's.
         at_start = self.tokenizer.is_control(tokens[-1])
-        detokenizer = StreamingDetokenizer(self.tokenizer, at_start=at_start)
+        detokenizer = StreamingDetokenizer(self.tokenizer, at_start=at_start, shown=shown)
         stream = TextStream(detokenizer, params.stop)
         if params.max_tokens is not None:
             longest = min(longest, len(tokens) + params.max_tokens)

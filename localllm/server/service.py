@@ -9,7 +9,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from localllm.chat.reasoning import TAGS
 from localllm.chat.session import ChatSession
+from localllm.chat.tools import ToolUse
 from localllm.decoding.constraint import Constraint, ConstraintCompiler
 from localllm.decoding.params import GenerationParams
 from localllm.engine.embedding import Embedding
@@ -88,7 +90,9 @@ class Service:
         self.engine = engine
         self.recommended = recommended
         self.session = ChatSession(engine)
+        self.tools = ToolUse(self.session.template)
         self.compiler = ConstraintCompiler(engine.tokenizer)
+        self.shown = self._shown()
         self.created = int(time.time())
         self._loop = asyncio.get_running_loop()
         self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}  # by the id of a sequence under way
@@ -98,6 +102,13 @@ class Service:
     def close(self) -> None:
         """End everything under way."""
         self._worker.close()
+
+    def _shown(self) -> frozenset[int]:
+        """Control tokens that answers are taken apart by."""
+        tags = [tag for pair in TAGS for tag in pair] + list(self.tools.format.tags)
+        encode = self.engine.tokenizer.encode
+        spelt = [encode(tag, add_special=False, parse_special=True) for tag in tags]
+        return frozenset(ids[0] for ids in spelt if len(ids) == 1)
 
     def prepare(
         self,

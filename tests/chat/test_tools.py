@@ -195,7 +195,7 @@ def check_template(template: ChatTemplate, content: str | None, calls: int) -> N
     text = template.render(messages, tools=given)
     assert "weather" in prompt
     assert all(f"4 °C call_{number}" in text for number in range(calls))
-    answer = text[len(commonprefix([prompt, text])) :]
+    answer = text[len(commonprefix([prompt, text])) :]  # noqa: RUF071
     if tools.format is LLAMA:
         answer = answer.partition("<|end_header_id|>\n\n")[2]
     said, found = tools.parser(TOOLS).add(answer, done=True)
