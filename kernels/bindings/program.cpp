@@ -314,7 +314,8 @@ class Builder {
         for (size_t i = 0; i < outputs.size(); ++i) {
             if (!only.empty() && outputs[i].name != only) continue;
             const size_t width = program.widths[outputs[i].buffer];
-            results[outputs[i].name.c_str()] = own(s.outputs[i].release(), {static_cast<size_t>(s.selected_rows), width});
+            results[outputs[i].name.c_str()] =
+                own(s.outputs[i].release(), {static_cast<size_t>(s.selected_rows), width});
         }
         return results;
     }
