@@ -92,7 +92,9 @@ class Service:
         self.session = ChatSession(engine)
         self.tools = ToolUse(self.session.template)
         self.compiler = ConstraintCompiler(engine.tokenizer)
-        self.shown = self._shown()
+        # Control tokens that answers are taken apart by.
+        ids = (engine.tokenizer.token_id(tag) for pair in TAGS for tag in pair)
+        self.shown = self.tools.shown(engine.tokenizer) | set(filter(None, ids))
         self.created = int(time.time())
         self._loop = asyncio.get_running_loop()
         self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}  # by the id of a sequence under way
@@ -102,13 +104,6 @@ class Service:
     def close(self) -> None:
         """End everything under way."""
         self._worker.close()
-
-    def _shown(self) -> frozenset[int]:
-        """Control tokens that answers are taken apart by."""
-        tags = [tag for pair in TAGS for tag in pair] + list(self.tools.format.tags)
-        encode = self.engine.tokenizer.encode
-        spelt = [encode(tag, add_special=False, parse_special=True) for tag in tags]
-        return frozenset(ids[0] for ids in spelt if len(ids) == 1)
 
     def prepare(
         self,
