@@ -7,6 +7,12 @@ from localllm.decoding.stopping import overlap
 TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thought>", "</thought>"))
 
 
+def opened(prompt: str, tags: tuple[tuple[str, str], ...] = TAGS) -> tuple[str, str] | None:
+    """The pair of tags whose opening one the prompt ends in, if it does."""
+    ending = prompt.rstrip()
+    return next((pair for pair in tags if ending.endswith(pair[0])), None)
+
+
 class ReasoningParser:
     """State machine over the text of one answer, fed in pieces that may split a tag anywhere.
 
@@ -23,10 +29,9 @@ class ReasoningParser:
         self._held = ""
         self._state = "before"  # before | inside | after (closing tag seen) | content
         self._close = ""
-        ending = prompt.rstrip()
-        for opening, closing in tags:
-            if ending.endswith(opening):
-                self._state, self._close = "inside", closing
+        inside = opened(prompt, tags)
+        if inside is not None:
+            self._state, self._close = "inside", inside[1]
         self._started = False
 
     @property

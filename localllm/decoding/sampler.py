@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from localllm.decoding import filters
+from localllm.decoding.constraint import Constraint
 from localllm.decoding.filters import Candidates
 from localllm.decoding.params import PRESETS, GenerationParams, flag
 from localllm.decoding.penalties import History
@@ -28,10 +29,15 @@ class Sampler:
         params: what was asked for.
         vocab_size: number of tokens; logits beyond it (padding of the matrix) are never drawn.
         prompt: tokens before the answer, for the repetition penalty.
+        constraint: what the answer has to follow.
     """
 
     def __init__(
-        self, params: GenerationParams, vocab_size: int, prompt: Iterable[int] = ()
+        self,
+        params: GenerationParams,
+        vocab_size: int,
+        prompt: Iterable[int] = (),
+        constraint: Constraint | None = None,
     ) -> None:
         for token in params.logit_bias:
             if token >= vocab_size:
@@ -42,6 +48,7 @@ class Sampler:
         self.vocab_size = vocab_size
         self._greedy = params.greedy
         self._history = History(self.params, prompt)
+        self._constraint = constraint
         self._random = np.random.Generator(np.random.PCG64(params.seed))
         order = PRESETS[self.params.sampler_order]
         self._chain = [
@@ -52,7 +59,8 @@ class Sampler:
         """The next token for float32[vocab] logits, which stay as they are; ``accept`` it after.
 
         Raises:
-            LocalLLMError: the logits hold NaN or +inf, or nothing but -inf.
+            LocalLLMError: the logits hold NaN or +inf, or nothing but -inf; or the answer cannot
+                go on as its constraint demands.
         """
         if logits.ndim != 1 or len(logits) < self.vocab_size:
             raise LocalLLMError(
@@ -60,8 +68,11 @@ class Sampler:
                 f"{self.vocab_size} tokens"
             )
         row = logits[: self.vocab_size]
-        if self._history.active:
+        if self._history.active or self._constraint is not None:
             row = row.copy()
+        if self._constraint is not None:
+            self._constraint.mask(row)
+        if self._history.active:
             self._history.apply(row)
         if self._greedy:
             best = int(row.argmax())  # the index of a NaN, if there is one
@@ -86,6 +97,8 @@ class Sampler:
     def accept(self, token: int) -> None:
         """Take note of the token that was chosen."""
         self._history.accept(token)
+        if self._constraint is not None:
+            self._constraint.accept(token)
 
 
 def _require_finite(maximum: float) -> None:

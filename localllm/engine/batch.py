@@ -21,7 +21,7 @@ class Batch:
         lengths: int32[S], rows of each sequence.
         past: int32[S], computed tokens before them.
         tables: int32[S, P], pages of each sequence; entries beyond its last are 0 and not read.
-        rows: int32[R], rows whose logits are wanted.
+        rows: int32[R], rows whose outputs are wanted.
     """
 
     tokens: Ints
@@ -32,7 +32,7 @@ class Batch:
 
     @classmethod
     def of(cls, chunks: list[Chunk], every_row: bool = False) -> Batch:
-        """The batch of some chunks; logits of the rows that draw, or of every row."""
+        """The batch of some chunks; outputs of the rows they want, or of every row."""
         texts = [np.array(chunk.tokens, np.int32) for chunk in chunks]
         tokens = np.concatenate(texts)
         lengths = np.array([len(text) for text in texts], np.int32)
@@ -45,10 +45,9 @@ class Batch:
             rows = np.arange(len(tokens), dtype=np.int32)
         else:
             ends = np.cumsum(lengths)
-            drawing = [
-                np.arange(end - 1 - len(chunk.drafts), end, dtype=np.int32)
+            wanted = [
+                np.arange(end - chunk.wanted, end, dtype=np.int32)
                 for chunk, end in zip(chunks, ends, strict=True)
-                if chunk.draws
             ]
-            rows = np.concatenate([np.zeros(0, np.int32), *drawing])
+            rows = np.concatenate(wanted)
         return cls(tokens, lengths, past, tables, rows)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from collections.abc import Sequence as Ids
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import numpy as np
 
 from localllm.decoding import GenerationParams, Sampler, TextStream
+from localllm.decoding.constraint import Constraint
 from localllm.decoding.drafting import Drafter, PromptLookup, Speculation
+from localllm.decoding.logprobs import Logprob, logprob
 from localllm.engine import memory
 from localllm.engine.batch import Batch
 from localllm.engine.draft_model import DraftModel
 from localllm.engine.machine import available_memory, default_threads, kernels, require_threads
-from localllm.engine.pages import PAGE_SIZE, PageLeakError, PagePool
-from localllm.engine.runner import Logits, NativeRunner, Runner
+from localllm.engine.pages import PAGE_SIZE, OutOfPagesError, PageLeakError, PagePool
+from localllm.engine.reading import Reader
+from localllm.engine.runner import Logits, NativeRunner, Rows, Runner
 from localllm.engine.scheduler import STEP_TOKENS, Chunk, Occupancy, Scheduler
 from localllm.engine.sequence import Sequence, Stats, Token
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
@@ -76,6 +81,7 @@ class Engine:
         self.last_stats = Stats()
         self.notes: list[str] = []  # what the user should know of how the model was loaded
         self._scheduler = self._fresh_scheduler(budget)
+        self._readers: WeakSet[Reader] = WeakSet()
 
     @classmethod
     def load(
@@ -185,28 +191,47 @@ class Engine:
         """
         return self.run(self.sequence(prompt, params))
 
-    def sequence(self, prompt: Ids[int], params: GenerationParams) -> Sequence:
+    def sequence(
+        self,
+        prompt: Ids[int],
+        params: GenerationParams,
+        *,
+        context: int | None = None,
+        logprobs: int | None = None,
+        reads_prompt: bool = False,
+        constraint: Constraint | None = None,
+        shown: Container[int] = (),
+    ) -> Sequence:
         """What ``add`` takes: a checked prompt and everything its answer needs. Any thread may ask.
+
+        Args:
+            prompt: token ids.
+            params: how to answer.
+            context: most tokens of prompt and answer, at most the engine's.
+            logprobs: see `Sequence`.
+            reads_prompt: see `Sequence`.
+            constraint: what the answer has to follow; this answer's alone.
+            shown: control tokens that are part of its text.
 
         Raises:
             UsageError: an empty prompt, or a token id outside the vocabulary.
             ContextFullError: the prompt leaves no room in the context.
         """
         tokens = [int(token) for token in prompt]
-        self._require_fitting(tokens)
-        sampler = Sampler(params, self.tokenizer.vocab_size, tokens)
+        longest = self.context if context is None else min(context, self.context)
+        self._require_fitting(tokens, longest)
+        sampler = Sampler(params, self.tokenizer.vocab_size, tokens, constraint)
         # After a control token the answer begins a text of its own, else it continues the prompt's.
         at_start = self.tokenizer.is_control(tokens[-1])
-        detokenizer = StreamingDetokenizer(self.tokenizer, at_start=at_start)
+        detokenizer = StreamingDetokenizer(self.tokenizer, at_start=at_start, shown=shown)
         stream = TextStream(detokenizer, params.stop)
-        longest = self.context
         if params.max_tokens is not None:
             longest = min(longest, len(tokens) + params.max_tokens)
         speculation = Speculation(self.drafter()) if self.drafter and self.kv_cache else None
-        return Sequence(tokens, sampler, stream, longest, speculation)
+        return Sequence(tokens, sampler, stream, longest, speculation, logprobs, reads_prompt)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence; ``step`` fills its outbox."""
+        """Queue a sequence, and with it those that fork from it; ``step`` fills their outboxes."""
         self._scheduler.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -229,41 +254,82 @@ class Engine:
         Raises:
             UsageError, ContextFullError: as of ``generate``.
         """
-        tokens = [int(token) for token in tokens]
-        self._require_fitting(tokens, answer=0)
+        return self._rows_of(tokens, "logits", rows)
+
+    def hidden(self, tokens: Ids[int]) -> Iterator[Rows]:
+        """Final hidden states, normed, of every token: float32[<= STEP_TOKENS, width] at a time.
+
+        Raises:
+            UsageError, ContextFullError: as of ``generate``.
+        """
+        return self._rows_of(tokens, "hidden", STEP_TOKENS)
+
+    def read(self, texts: Ids[Ids[int]], output: str, most: int = STEP_TOKENS) -> Reader:
+        """What computes an output for every token of some texts; to be closed.
+
+        Args:
+            texts: token ids.
+            output: "logits" or "hidden".
+            most: tokens in a step.
+
+        Raises:
+            UsageError, ContextFullError: as of ``generate``.
+        """
+        prompts = [[int(token) for token in text] for text in texts]
+        for prompt in prompts:
+            self._require_fitting(prompt, self.context, answer=0)
         sampler = Sampler(GenerationParams(), self.tokenizer.vocab_size)
         stream = TextStream(StreamingDetokenizer(self.tokenizer))
-        sequence = Sequence(tokens, sampler, stream, self.context)
-        pool = self._scheduler.pool
+        sequences = [Sequence(prompt, sampler, stream, self.context) for prompt in prompts]
+        compute = partial(self.compute, output=output)
+        scheduler = self._scheduler
+        reader = Reader(scheduler.pool, compute, sequences, lambda: min(most, scheduler.room))
+        self._readers.add(reader)
+        return reader
+
+    def _rows_of(self, text: Ids[int], output: str, most: int) -> Iterator[Rows]:
+        reader = self.read([text], output, most)
         try:
-            for start in range(0, len(tokens), rows):
-                count = min(rows, len(tokens) - start)
-                pool.writable(sequence.table, start, start + count)
-                chunk = Chunk(sequence, start, count)
-                yield self.compute(Batch.of([chunk], every_row=True))
+            while reader.waiting:
+                for _, rows in reader.step():
+                    yield rows
         finally:
-            pool.release(sequence.table)
+            reader.close()
 
     def step(self) -> None:
         """Compute one step of all sequences under way.
 
         An exception that is not one sequence's own ends them all; the engine stays usable.
+
+        Raises:
+            OutOfPagesError: readers hold the pages that all sequences wait for; none was ended.
         """
         started = time.perf_counter()
         try:
             plan = self._scheduler.schedule()
             if not plan.chunks:
-                raise LocalLLMError(
+                raise OutOfPagesError(
                     "no sequence can go on: other readers hold all pages of the KV memory"
                 )
             for source, target in plan.copies:
                 self.runner.copy_page(source, target)
             rows = iter(self.compute(Batch.of(plan.chunks)))
-            decoding = [chunk.sequence.stats.generated_tokens > 0 for chunk in plan.chunks]
+            chunks = list(plan.chunks)
+            decoding = [chunk.sequence.stats.generated_tokens > 0 for chunk in chunks]
             self._scheduler.complete(plan)
-            for chunk in [chunk for chunk in plan.chunks if chunk.draws]:
-                self._draw(chunk, [next(rows) for _ in range(1 + len(chunk.drafts))])
-            self._note_time(plan.chunks, decoding, time.perf_counter() - started)
+            for chunk in plan.chunks:
+                found = [next(rows) for _ in range(chunk.wanted)]
+                self._read_prompt(chunk, found)
+                if not chunk.draws:
+                    continue
+                for fork in self._scheduler.fork(chunk.sequence):
+                    chunks.append(Chunk(fork, fork.computed, 0))
+                    self._draw(chunks[-1], found[-1:])
+                self._draw(chunk, found[-1 - len(chunk.drafts) :])
+            decoding += [False] * (len(chunks) - len(decoding))
+            self._note_time(chunks, decoding, time.perf_counter() - started)
+        except OutOfPagesError:
+            raise
         except BaseException as error:
             self._abandon(error)
             raise
@@ -285,14 +351,28 @@ class Engine:
         finally:
             self.remove(sequence)
 
-    def compute(self, batch: Batch) -> Logits:
-        """The logits of a batch, float32[R, vocab].
+    def compute(self, batch: Batch, output: str = "logits") -> Rows:
+        """An output of a batch: see ``Runner.step``.
 
         Raises:
             ModelFileError: the model file was cut short meanwhile.
         """
         self.file.require_unchanged()  # embeddings are read from the mapped file
-        return self.runner.step(batch)
+        return self.runner.step(batch, output)
+
+    def _read_prompt(self, chunk: Chunk, rows: list[Logits]) -> None:
+        """Note how likely the prompt's own tokens were, where that is wanted."""
+        sequence = chunk.sequence
+        if not sequence.reads_prompt:
+            return
+        known = sequence.prompt_logprobs
+        for after, row in enumerate(rows, chunk.past + 1):
+            # What is computed again after it gave way is known.
+            if len(known) + 1 == after < sequence.stats.prompt_tokens:
+                known.append(self._logprob(sequence, row, sequence.tokens[after]))
+
+    def _logprob(self, sequence: Sequence, row: Logits, token: int) -> Logprob:
+        return logprob(row[: self.tokenizer.vocab_size], token, sequence.logprobs or 0)
 
     def _draw(self, chunk: Chunk, rows: list[Logits]) -> None:
         """Draw the token after a chunk, and further ones while its drafts are what is drawn."""
@@ -302,7 +382,7 @@ class Engine:
             except LocalLLMError as error:  # this sequence's own; the others go on
                 self._end(chunk.sequence, error)
                 return
-            goes_on = self._append(chunk.sequence, token)
+            goes_on = self._append(chunk.sequence, token, row)
             if token != draft:
                 return
             chunk.accepted += 1
@@ -310,8 +390,8 @@ class Engine:
                 return
             chunk.sequence.computed += 1
 
-    def _append(self, sequence: Sequence, token: int) -> bool:
-        """Add a drawn token to a text, and end it where it ends; False where it has."""
+    def _append(self, sequence: Sequence, token: int, row: Logits) -> bool:
+        """Add a token drawn from a row to a text, and end it where it ends; False where it has."""
         stats, params, stream = sequence.stats, sequence.sampler.params, sequence.stream
         sequence.sampler.accept(token)
         sequence.tokens.append(token)
@@ -323,21 +403,24 @@ class Engine:
             reason = "stop"
         else:
             text = stream.add(token)
-            full = len(sequence.tokens) >= self.context
-            if full or stats.generated_tokens == params.max_tokens:
-                reason = "length"
+            done = stats.generated_tokens == params.max_tokens
+            if done or len(sequence.tokens) >= sequence.longest:
+                reason, full = "length", not done
         if reason is not None and stream.stopped is None:
             text += stream.finish()
         if stream.stopped is not None:
             reason, full = "stop", False
         stats.finish_reason, stats.context_full = reason, full
-        sequence.outbox.append(Token(token, text, reason, full))
+        likely = None if sequence.logprobs is None else self._logprob(sequence, row, token)
+        sequence.outbox.append(Token(token, text, reason, full, likely))
         if reason is not None:
             self._end(sequence)
         return reason is None
 
     def _note_time(self, chunks: list[Chunk], decoding: list[bool], elapsed: float) -> None:
         """Add a step's seconds to the statistics of its sequences."""
+        prompts = sum(chunk.count for chunk, one in zip(chunks, decoding, strict=True) if not one)
+        self._scheduler.pace.took(elapsed, sum(decoding), prompts)
         only_decoding = all(chunk.count == 1 for chunk in chunks)
         for chunk, decodes in zip(chunks, decoding, strict=True):
             stats, speculation = chunk.sequence.stats, chunk.sequence.speculation
@@ -358,21 +441,25 @@ class Engine:
         """End all sequences after a step that broke off; keep the pages' content if it is sound."""
         if not isinstance(error, Exception):  # an interrupt is for whoever ran the step
             error = LocalLLMError("the computation was interrupted")
-        sequences = [*self._scheduler.running, *self._scheduler.waiting]
+        queued = [*self._scheduler.running, *self._scheduler.waiting]
+        sequences = queued + [fork for sequence in queued for fork in sequence.forks]
         for sequence in sequences:
             sequence.error = error
+            sequence.forks = []
         try:
             for sequence in sequences:
                 self._scheduler.remove(sequence)
-            self._scheduler.pool.check([])
+            self._scheduler.pool.check([t for reader in self._readers for t in reader.tables])
         except (PageLeakError, LookupError):
+            for reader in self._readers:
+                reader.abandon()
             self._scheduler = self._fresh_scheduler(self._scheduler.budget)
 
     def _fresh_scheduler(self, budget: int) -> Scheduler:
         pool = PagePool(self.runner.pages, self.runner.page_size)
         return Scheduler(pool, budget, min(64, budget), reuse=self.kv_cache)
 
-    def _require_fitting(self, tokens: list[int], answer: int = 1) -> None:
+    def _require_fitting(self, tokens: list[int], context: int, answer: int = 1) -> None:
         """A prompt that can be computed, with room for ``answer`` tokens after it."""
         if not tokens:
             raise UsageError("the prompt is empty: there is nothing to continue")
@@ -380,12 +467,14 @@ class Engine:
             if not 0 <= token < self.tokenizer.vocab_size:
                 vocabulary = self.tokenizer.vocab_size
                 raise UsageError(f"token id {token}: must be >= 0 and < {vocabulary}")
-        if len(tokens) + answer > self.context:
+        if len(tokens) + answer > context:
             hint = "a shorter prompt fits"
-            if self.context < self.config.context_length:
+            if context < self.context:
+                hint = f"up to {self.context} can be asked for"
+            elif self.context < self.config.context_length:
                 hint = f"--ctx takes up to {self.config.context_length} with this model"
             raise ContextFullError(
-                f"the prompt is {len(tokens)} tokens long; the context holds {self.context}, "
+                f"the prompt is {len(tokens)} tokens long; the context holds {context}, "
                 "the answer included",
                 hint,
             )

@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import takewhile
 
 import numpy as np
 
@@ -29,10 +30,28 @@ class PageLeakError(Exception):
 
 @dataclass
 class Table:
-    """The pages of one sequence in order, and the hashes of its full ones already known."""
+    """The pages of one sequence in order, and how many of the first have been named."""
 
     pages: list[int] = field(default_factory=list)
-    hashes: list[bytes] = field(default_factory=list)
+    named: int = 0
+
+
+class PageNames:
+    """The names of the full pages of one growing text: hashes of their tokens and all before.
+
+    Cryptographic ones, because a collision would show one prompt's content to another.
+    """
+
+    def __init__(self) -> None:
+        self._names: list[bytes] = []
+
+    def first(self, count: int, tokens: Sequence[int], page_size: int) -> list[bytes]:
+        """The names of the first `count` pages of the text, which only grew since the last call."""
+        for at in range(len(self._names), count):
+            before = self._names[-1] if self._names else b""
+            page = np.asarray(tokens[at * page_size : (at + 1) * page_size], np.int64)
+            self._names.append(blake2b(before + page.tobytes(), digest_size=16).digest())
+        return self._names[:count]
 
 
 class PagePool:
@@ -66,35 +85,30 @@ class PagePool:
         """Pages that so many tokens fill or begin."""
         return -(-tokens // self.page_size)
 
-    def match(self, tokens: Sequence[int]) -> Table:
-        """A table that holds the longest known prefix of these tokens, in full pages."""
-        table = Table()
-        for at in range(self.page_size, len(tokens) + 1, self.page_size):
-            key = self._hash(table.hashes, tokens[at - self.page_size : at])
-            page = self._page_of.get(key)
-            if page is None:
-                break
-            self._hold(page)
-            table.pages.append(page)
-            table.hashes.append(key)
-        return table
+    def known(self, names: Sequence[bytes]) -> int:
+        """How many of these pages, from the first on, ``match`` would find."""
+        return sum(1 for _ in takewhile(self._page_of.__contains__, names))
 
-    def register(self, table: Table, tokens: Sequence[int], computed: int) -> None:
-        """Make the full pages of the first ``computed`` tokens known to ``match``."""
-        for at in range(len(table.hashes), computed // self.page_size):
-            start = at * self.page_size
-            key = self._hash(table.hashes, tokens[start : start + self.page_size])
-            table.hashes.append(key)
-            page = table.pages[at]
-            if key not in self._page_of and page not in self._hash_of:
-                self._page_of[key] = page
-                self._hash_of[page] = key
+    def match(self, names: Sequence[bytes]) -> Table:
+        """A table that holds the longest known prefix of a text with these full pages."""
+        pages = [self._page_of[name] for name in names[: self.known(names)]]
+        for page in pages:
+            self._hold(page)
+        return Table(pages, len(pages))
+
+    def register(self, table: Table, names: Sequence[bytes]) -> None:
+        """Make the first pages of a table, which are full, known to ``match`` by these names."""
+        start, table.named = table.named, len(names)
+        for page, name in zip(table.pages[start : len(names)], names[start:], strict=True):
+            if name not in self._page_of and page not in self._hash_of:
+                self._page_of[name] = page
+                self._hash_of[page] = name
 
     def fork(self, table: Table) -> Table:
         """A second table on the same pages."""
         for page in table.pages:
             self._references[page] += 1
-        return Table(list(table.pages), list(table.hashes))
+        return Table(list(table.pages), table.named)
 
     def needed(self, table: Table, start: int, stop: int) -> int:
         """How many pages ``writable`` would take."""
@@ -136,7 +150,7 @@ class PagePool:
         # longest among the kept.
         while len(table.pages) > keep:
             self._release(table.pages.pop())
-        del table.hashes[tokens // self.page_size :]
+        table.named = min(table.named, tokens // self.page_size)
 
     def release(self, table: Table) -> None:
         """Give back all pages of a table."""
@@ -161,14 +175,6 @@ class PagePool:
         }
         if any(problems.values()):
             raise PageLeakError(", ".join(name for name, found in problems.items() if found))
-
-    def _hash(self, chain: list[bytes], tokens: Sequence[int]) -> bytes:
-        """The name of a page's content: its tokens and all before them.
-
-        A cryptographic hash, because a collision would show one prompt's content to another.
-        """
-        before = chain[-1] if chain else b""
-        return blake2b(before + np.asarray(tokens, np.int64).tobytes(), digest_size=16).digest()
 
     def _take(self) -> int:
         if self._free:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from localllm.decoding.drafting import MOST_DRAFTS
+from localllm.engine.pace import Pace
 from localllm.engine.pages import PagePool
 from localllm.engine.sequence import Sequence
 
@@ -13,6 +15,9 @@ from localllm.engine.sequence import Sequence
 # until arithmetic is what takes the time. Memory for activations grows with it, and so does the
 # time that an answer waits for a long prompt beside it. llama.cpp has the same default.
 STEP_TOKENS = 512
+
+
+PROMPT_ROWS = 32  # of a prompt whose logits are wanted, in a step: a row is a whole vocabulary
 
 
 @dataclass
@@ -38,6 +43,13 @@ class Chunk:
     def tokens(self) -> list[int]:
         """The tokens to compute."""
         return self.sequence.tokens[self.past : self.past + self.count] + self.drafts
+
+    @property
+    def wanted(self) -> int:
+        """How many of its last rows' logits are wanted."""
+        if self.sequence.reads_prompt and self.past < self.sequence.stats.prompt_tokens:
+            return self.count
+        return 1 + len(self.drafts) if self.draws else 0
 
 
 @dataclass
@@ -69,8 +81,9 @@ class Scheduler:
     """First come, first served, with decode rows and prompt chunks in one batch.
 
     Decode rows go first, so that a long prompt does not stop answers under way; prompts share what
-    is left of the step's token budget. When pages run out the newest running sequence gives its
-    pages back and waits to be computed again (its tokens and its sampler stay: nothing is lost).
+    their pace leaves of the step's token budget. A prompt whose beginning another one is just
+    computing waits for that. When pages run out the newest running sequence gives its pages back
+    and waits to be computed again (its tokens and its sampler stay: nothing is lost).
 
     Args:
         pool: the pages; must be able to hold the longest sequence alone.
@@ -86,6 +99,7 @@ class Scheduler:
         self.budget = budget
         self.sequences = sequences
         self.reuse = reuse
+        self.pace = Pace()
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
 
@@ -103,45 +117,84 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence and take its pages back; one that is not here is left alone."""
+        """Forget a sequence and take its pages back; one that is not here is left alone.
+
+        Answers that wait for its prompt wait for it as before, the first of them in its place.
+        """
+        place = 0
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:
+            place = self.waiting.index(sequence)
             self.waiting.remove(sequence)
         else:
+            for leader in [*self.running, *self.waiting]:
+                if sequence in leader.forks:
+                    leader.forks.remove(sequence)
             return
         self.pool.release(sequence.table)
+        if sequence.forks:
+            heir, *heir.forks = sequence.forks
+            sequence.forks = []
+            self.waiting.insert(place, heir)
 
     def schedule(self) -> Plan:
         """The next step; empty only where nothing is queued."""
         plan = Plan(self.budget)
-        for sequence in [s for s in self.running if s.missing == 1]:
+        decoding = [s for s in self.running if s.missing == 1]
+        for sequence in decoding:
             # Those that may have to give way are newer, so none of them is in the plan yet.
-            while sequence in self.running and not self._reserve(plan, sequence):
+            while plan.budget and sequence in self.running and not self._reserve(plan, sequence, 1):
                 self._preempt()
-        for sequence in [s for s in self.running if s.missing > 1]:
+        answers = len(plan.chunks)
+        if plan.budget and self.waiting:
+            self._admit_waiting()
+        prompts = [s for s in self.running if s not in decoding]
+        room = plan.budget
+        if answers:
+            room = min(room, self.pace.allowance(answers, len(prompts)))
+        for sequence, most in _shares(prompts, room):
             # A prompt that finds no pages waits for a later step, unless this one would be empty.
-            while plan.budget and sequence in self.running:
-                if self._reserve(plan, sequence) or plan.chunks:
+            while (count := min(most, room)) > 0 and sequence in self.running:
+                if self._reserve(plan, sequence, count):
+                    room -= plan.chunks[-1].count
+                if plan.chunks:
                     break
                 self._preempt()
-        while self.waiting and plan.budget and len(self.running) < self.sequences:
-            if not self._admit():
-                break
-            self._reserve(plan, self.running[-1])
         return plan
+
+    @property
+    def room(self) -> int:
+        """Tokens that may be computed before the next step, so that answers keep their pace."""
+        answers = sum(sequence.missing == 1 for sequence in self.running)
+        return min(self.budget, self.pace.allowance(answers, 1)) if answers else self.budget
 
     def complete(self, plan: Plan) -> None:
         """Note that a step was computed."""
         for chunk in plan.chunks:
             sequence = chunk.sequence
             sequence.computed = chunk.past + chunk.count
-            if self.reuse:
-                self.pool.register(sequence.table, sequence.tokens, sequence.computed)
+            full = sequence.computed // self.pool.page_size
+            if self.reuse and full > sequence.table.named:
+                self.pool.register(sequence.table, self._names(sequence, full))
 
-    def _reserve(self, plan: Plan, sequence: Sequence) -> bool:
-        """Plan the next tokens of a sequence if there are pages for them."""
-        count = min(plan.budget, sequence.missing)
+    def fork(self, sequence: Sequence) -> list[Sequence]:
+        """Let the answers that waited for this one's prompt run on its pages."""
+        forks, sequence.forks = sequence.forks, []
+        place = self.running.index(sequence) + 1
+        for fork in forks:
+            fork.table = self.pool.fork(sequence.table)
+            fork.computed = sequence.computed
+            fork.stats.cached_tokens = sequence.stats.cached_tokens
+            fork.stats.prefill_seconds = sequence.stats.prefill_seconds
+        self.running[place:place] = forks
+        return forks
+
+    def _reserve(self, plan: Plan, sequence: Sequence, most: int) -> bool:
+        """Plan the next tokens of a sequence, at most so many, if there are pages for them."""
+        count = min(most, sequence.missing)
+        if sequence.reads_prompt:
+            count = min(count, PROMPT_ROWS)
         chunk = Chunk(sequence, sequence.computed, count)
         if sequence.missing == 1:
             chunk.drafts = self._drafts(sequence, plan.budget - 1)
@@ -165,25 +218,45 @@ class Scheduler:
         most = min(rows - 1, budget, room, sequence.longest - end - 1)
         return sequence.speculation.propose(sequence.tokens, most)
 
-    def _admit(self) -> bool:
-        """Let the oldest waiting sequence run if there are pages for all its tokens.
+    def _admit_waiting(self) -> None:
+        """Let waiting sequences run, the oldest first, as long as there are pages for them."""
+        prompts = [s for s in self.running if s.missing > 1]
+        promised = sum(self._needed(s) for s in prompts)
+        under_way = {name for s in prompts for name in self._prompt_names(s)}
+        for sequence in list(self.waiting):
+            if len(self.running) + 1 + len(sequence.forks) > self.sequences and self.running:
+                return
+            names = self._prompt_names(sequence)
+            known = self.pool.known(names)
+            if known < len(names) and names[known] in under_way:
+                continue  # its beginning is being computed, and will be found then
+            sequence.table = self.pool.match(names)
+            sequence.computed = known * self.pool.page_size
+            needed = self._needed(sequence)
+            # One page more is left for each running one, or the next few tokens would send it back.
+            if needed + promised + len(self.running) > self.pool.available:
+                self.pool.release(sequence.table)
+                sequence.computed = 0
+                return
+            promised += needed
+            under_way.update(names)
+            if not sequence.stats.generated_tokens:
+                sequence.stats.cached_tokens = sequence.computed
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
 
-        One more is left for each running one, or the next few tokens would send it back.
-        """
-        sequence = self.waiting[0]
-        if self.reuse:
-            # The last token is computed in any case: its logits are wanted.
-            sequence.table = self.pool.match(sequence.tokens[:-1])
-            sequence.computed = len(sequence.table.pages) * self.pool.page_size
-        needed = self.pool.needed(sequence.table, sequence.computed, len(sequence.tokens))
-        if needed + len(self.running) > self.pool.available:
-            self.pool.release(sequence.table)
-            sequence.computed = 0
-            return False
-        if not sequence.stats.generated_tokens:
-            sequence.stats.cached_tokens = sequence.computed
-        self.running.append(self.waiting.popleft())
-        return True
+    def _needed(self, sequence: Sequence) -> int:
+        """Pages that the rest of a sequence's tokens takes."""
+        return self.pool.needed(sequence.table, sequence.computed, len(sequence.tokens))
+
+    def _prompt_names(self, sequence: Sequence) -> list[bytes]:
+        """Of the pages that need not be computed if they are known: without the last token's."""
+        if not self.reuse or sequence.reads_prompt:
+            return []
+        return self._names(sequence, (len(sequence.tokens) - 1) // self.pool.page_size)
+
+    def _names(self, sequence: Sequence, count: int) -> list[bytes]:
+        return sequence.names.first(count, sequence.tokens, self.pool.page_size)
 
     def _preempt(self) -> None:
         """Send the newest running sequence back to the head of the queue, without its pages."""
@@ -191,3 +264,18 @@ class Scheduler:
         self.pool.release(sequence.table)
         sequence.computed = 0
         self.waiting.appendleft(sequence)
+
+
+def _shares(prompts: list[Sequence], room: int) -> Iterator[tuple[Sequence, int]]:
+    """The order in which prompts may take of the room, and how much each at most.
+
+    The one that is soonest done goes first, so that a short one need not wait for a long one; it
+    leaves half, so that the long one gets on in any case.
+    """
+    if not prompts:
+        return
+    soonest = min(prompts, key=lambda sequence: sequence.missing)
+    yield soonest, room if len(prompts) == 1 else max(1, room // 2)
+    for sequence in prompts:
+        if sequence is not soonest:
+            yield sequence, room

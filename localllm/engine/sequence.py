@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from localllm.decoding import Sampler, TextStream
 from localllm.decoding.drafting import Speculation
-from localllm.engine.pages import Table
+from localllm.decoding.logprobs import Logprob
+from localllm.engine.pages import PageNames, Table
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Token:
     text: str
     finish_reason: str | None = None
     context_full: bool = False
+    logprob: Logprob | None = None  # where they are asked for
 
 
 @dataclass
@@ -61,6 +63,12 @@ class Sequence:
         stream: turns them into text.
         longest: tokens of prompt and answer at most.
         speculation: drafts tokens for it, if anything does.
+        logprobs: how many of the likeliest tokens are told with each; None: not even its own.
+        reads_prompt: whether `prompt_logprobs` are wanted; its prompt is computed whole then.
+
+    Attributes:
+        forks: further answers to the same prompt, which begin where it is computed.
+        prompt_logprobs: of the prompt's tokens but the first, as far as they are computed.
     """
 
     def __init__(
@@ -70,14 +78,21 @@ class Sequence:
         stream: TextStream,
         longest: int,
         speculation: Speculation | None = None,
+        logprobs: int | None = None,
+        reads_prompt: bool = False,
     ) -> None:
         self.tokens = list(prompt)
         self.sampler = sampler
         self.stream = stream
         self.longest = longest
         self.speculation = speculation
+        self.logprobs = logprobs
+        self.reads_prompt = reads_prompt
+        self.prompt_logprobs: list[Logprob] = []
+        self.forks: list[Sequence] = []
         self.computed = 0  # leading tokens whose keys and values lie in the pages
         self.table = Table()
+        self.names = PageNames()
         self.outbox: deque[Token] = deque()
         self.error: BaseException | None = None
         self.stats = Stats(prompt_tokens=len(prompt))

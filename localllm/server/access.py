@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from localllm.server import errors
+from localllm.server import errors, page
 from localllm.server.errors import ApiError
 
-OPEN_PATHS = frozenset({"/health"})  # need no key
+OPEN_PATHS = frozenset({"/health"}) | page.PATHS  # need no key
 ADMIN_PATHS = ("/admin/", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
@@ -41,7 +41,7 @@ class KeyCheck:
             try:
                 self._require(scope)
             except ApiError as error:
-                await errors.response(error)(scope, receive, send)
+                await errors.response(error, scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -95,7 +95,7 @@ class PageGuard:
             try:
                 self._require(dict(scope["headers"]))
             except ApiError as error:
-                await errors.response(error)(scope, receive, send)
+                await errors.response(error, scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

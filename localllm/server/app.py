@@ -13,7 +13,18 @@ from starlette.middleware.cors import CORSMiddleware
 
 from localllm import __version__
 from localllm.engine.engine import Engine
-from localllm.server import admin, completions, errors, logs, tracing
+from localllm.server import (
+    admin,
+    chat_completions,
+    completions,
+    embeddings,
+    errors,
+    logs,
+    messages,
+    page,
+    responses,
+    tracing,
+)
 from localllm.server.access import KeyCheck, PageGuard, is_loopback
 from localllm.server.errors import ApiError
 from localllm.server.limits import MOST_BYTES, BodyLimit
@@ -95,8 +106,9 @@ def create_app(
     app.state.models = models
     app.state.metrics = metrics
     errors.install(app)
-    for part in (router, completions.router, admin.router):
-        app.include_router(part)
+    app.include_router(router)
+    for part in (chat_completions, completions, page, embeddings, responses, messages, admin):
+        app.include_router(part.router)
     _add_layers(app, options, reporters)
     return app
 

@@ -1,4 +1,4 @@
-"""Failures as the API's clients read them: a status, and one object that says what to do."""
+"""Failures as each API's clients read them: a status, and one object that says what to do."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from localllm.engine.worker import QueueFullError
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
 
 RETRY_SECONDS = 1
+ANTHROPIC_PATH = "/v1/messages"
 
 
 class ApiError(Exception):
@@ -37,13 +38,26 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The object of the API: https://platform.openai.com/docs/guides/error-codes."""
+        """As OpenAI has it: https://platform.openai.com/docs/guides/error-codes."""
         kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
         kind = kinds.get(
             self.status, "invalid_request_error" if self.status < 500 else "server_error"
         )
         fields = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": fields}
+
+    @property
+    def anthropic_body(self) -> dict[str, Any]:
+        """As Anthropic has it: https://docs.anthropic.com/en/api/errors."""
+        kinds = {
+            401: "authentication_error",
+            403: "permission_error",
+            404: "not_found_error",
+            413: "request_too_large",
+            503: "overloaded_error",
+        }
+        kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": str(self)}}
 
 
 def as_api_error(error: BaseException) -> ApiError:
@@ -63,29 +77,30 @@ def as_api_error(error: BaseException) -> ApiError:
     return ApiError(500, "an internal error; the server's log has more")
 
 
-def response(error: BaseException) -> JSONResponse:
-    """The HTTP response to a failure."""
+def response(error: BaseException, path: str) -> JSONResponse:
+    """The HTTP response to a failure on a path, in the form of the path's API."""
     found = as_api_error(error)
     headers = {"Retry-After": str(RETRY_SECONDS)} if found.status == 503 else {}
     if found.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(found.body, found.status, headers)
+    body = found.anthropic_body if path.startswith(ANTHROPIC_PATH) else found.body
+    return JSONResponse(body, found.status, headers)
 
 
 def install(app: FastAPI) -> None:
-    """Let every failure of the app's routes be answered in the API's form."""
+    """Let every failure of the app's routes be answered in the form of its API."""
 
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        return response(error)
+        return response(error, request.url.path)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return response(_invalid(error.errors()[0]))
+        return response(_invalid(error.errors()[0]), request.url.path)
 
     async def refused(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         message = f"{request.method} {request.url.path}: {error.detail}"
-        return response(ApiError(error.status_code, message))
+        return response(ApiError(error.status_code, message), request.url.path)
 
     for kind in (ApiError, LocalLLMError):
         app.add_exception_handler(kind, failed)

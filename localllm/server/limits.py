@@ -39,7 +39,7 @@ class BodyLimit:
                 raise self._too_large()
             body = await self._read_in_time(receive)
         except ApiError as error:
-            refused = errors.response(error)
+            refused = errors.response(error, scope["path"])
             refused.headers["Connection"] = "close"  # the rest of the body is not wanted
             await refused(scope, receive, send)
             return

@@ -88,6 +88,7 @@ class _Progress:
 
     last: float
     record: Record | None
+    leads: bool
     begun: bool = False
 
 
@@ -102,13 +103,21 @@ class AnswerMetrics:
         self._name = name
         self._live: dict[int, _Progress] = {}
 
-    def begin(self, sequence: Sequence) -> None:
-        """An answer is under way, for the current request if there is one."""
+    def begin(self, leaders: list[Sequence], sequences: list[Sequence]) -> None:
+        """Answers are under way, for the current request if there is one.
+
+        Args:
+            leaders: the first answer to each prompt, with which the prompt is counted.
+            sequences: all answers.
+        """
         record = current_record()
         started = time.monotonic() if record is None else record.started
         if record is not None:
-            record.sequences.append(sequence)
-        self._live[id(sequence)] = _Progress(started, record)
+            record.leaders += leaders
+            record.sequences += sequences
+        leading = {id(sequence) for sequence in leaders}
+        for sequence in sequences:
+            self._live[id(sequence)] = _Progress(started, record, id(sequence) in leading)
 
     def arrived(self, sequence: Sequence, tokens: int) -> None:
         """So many tokens have come at once."""
@@ -130,10 +139,11 @@ class AnswerMetrics:
 
     def end(self, sequence: Sequence) -> None:
         """An answer has ended, or nobody waits for it any more."""
-        if self._live.pop(id(sequence), None) is None:
+        progress = self._live.pop(id(sequence), None)
+        if progress is None:
             return
         reason = "error" if sequence.error else sequence.stats.finish_reason or "abort"
-        self.finished(sequence.stats, reason)
+        self.finished(sequence.stats, reason, progress.leads)
 
     def first_token(self, seconds: float) -> None:
         """The first token came so long after the request."""
@@ -143,18 +153,25 @@ class AnswerMetrics:
         """A token came so long after the one before it."""
         self._next.observe(seconds)
 
-    def finished(self, stats: Stats, reason: str) -> None:
-        """An answer has ended; `reason` is "stop", "length", "error" or "abort"."""
+    def finished(self, stats: Stats, reason: str, leads: bool = True) -> None:
+        """An answer has ended.
+
+        Args:
+            stats: of it.
+            reason: "stop", "length", "error" or "abort".
+            leads: whether it is the first one to its prompt.
+        """
         self._finished.labels(self._name, reason).inc()
-        for name, count in (
-            ("prompt_tokens", stats.prompt_tokens),
-            ("generation_tokens", stats.generated_tokens),
-            ("prefix_cache_queries", stats.prompt_tokens),
-            ("prefix_cache_hits", stats.cached_tokens),
-            ("spec_decode_num_draft_tokens", stats.drafted_tokens),
-            ("spec_decode_num_accepted_tokens", stats.accepted_tokens),
-        ):
-            self._tokens[name].inc(count)
+        self._count("generation_tokens", stats.generated_tokens)
+        self._count("spec_decode_num_draft_tokens", stats.drafted_tokens)
+        self._count("spec_decode_num_accepted_tokens", stats.accepted_tokens)
+        if leads:
+            self._count("prompt_tokens", stats.prompt_tokens)
+            self._count("prefix_cache_queries", stats.prompt_tokens)
+            self._count("prefix_cache_hits", stats.cached_tokens)
+
+    def _count(self, name: str, tokens: int) -> None:
+        self._tokens[name].inc(tokens)
 
 
 class _Gauges(Collector):

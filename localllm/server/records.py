@@ -35,7 +35,8 @@ class Record:
         route: the path of the route that answers, "other" where none does.
         model: the model that answers.
         status: of HTTP; 0 until the answer begins.
-        sequences: the answers that are made for it.
+        leaders: the first answer to each of its prompts.
+        sequences: all answers that are made for it.
         first_token: seconds from the request to its first token.
         seconds: from the request to the end of the answer.
         body: as it was sent.
@@ -51,6 +52,7 @@ class Record:
     route: str = _OTHER
     model: str = ""
     status: int = 0
+    leaders: list[Sequence] = field(default_factory=list)
     sequences: list[Sequence] = field(default_factory=list)
     first_token: float | None = None
     seconds: float = 0.0
@@ -68,13 +70,13 @@ class Record:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt; 0 where nothing was generated."""
-        return self.sequences[0].stats.prompt_tokens if self.sequences else 0
+        """Tokens of all prompts; 0 where nothing was generated."""
+        return sum(first.stats.prompt_tokens for first in self.leaders)
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the prompt that were found in pages kept from before."""
-        return max((one.stats.cached_tokens for one in self.sequences), default=0)
+        """Those of them that were found in pages kept from before."""
+        return sum(first.stats.cached_tokens for first in self.leaders)
 
     @property
     def completion_tokens(self) -> int:
@@ -139,4 +141,4 @@ class Recorder:
             if found.status >= 500:
                 logger.exception("request %s: %s", record.id, found)
             if not record.status:
-                await errors.response(found)(scope, receive, send)
+                await errors.response(found, scope["path"])(scope, receive, send)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from localllm.chat.structured import ANY_OBJECT
 from localllm.decoding.params import GenerationParams
 from localllm.errors import UsageError
 from localllm.server.errors import ApiError
 
-MOST_ANSWERS = 16  # of one request
+MOST_ANSWERS = 16  # to one prompt
+MOST_PROMPTS = 64  # of one request
+MOST_LIKELY = 20  # tokens told of at each place
 
 
 class Body(BaseModel):
@@ -26,14 +30,37 @@ class TextPart(Body):
     text: str
 
 
+class CalledFunction(Body):
+    """What a call calls."""
+
+    name: str
+    arguments: str  # JSON
+
+
+class MessageCall(Body):
+    """A call of a tool that the assistant made."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None  # as streams have it
+
+
 class ChatMessage(Body):
     """One message of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    tool_calls: list[MessageCall] | None = None
+    tool_call_id: str | None = None
+    # What the official clients' own messages hold where there is nothing.
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
     def plain(self) -> dict[str, Any]:
         """The message as templates take it."""
@@ -41,12 +68,45 @@ class ChatMessage(Body):
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
         role = "system" if self.role == "developer" else self.role
-        message = {"role": role, "content": content}
+        message: dict[str, Any] = {"role": role, "content": content}
         if self.name is not None:
             message["name"] = self.name
         if (thought := self.reasoning_content or self.reasoning) is not None:
             message["reasoning_content"] = thought
+        if self.tool_calls:
+            message["tool_calls"] = [call.model_dump(exclude={"index"}) for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
         return message
+
+
+class Function(Body):
+    """A function that the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool that the model may use."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Body):
+    """A function by its name."""
+
+    name: str
+
+
+class NamedTool(Body):
+    """The tool that the model has to use."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class StreamOptions(Body):
@@ -56,13 +116,19 @@ class StreamOptions(Body):
 
 
 Number = Annotated[float, Field(strict=False)]  # 1 is a number too
+Effort = Literal["none", "minimal", "low", "medium", "high"]  # of reasoning
 
 
-class Generation(Body):
-    """What every request for text may ask."""
+class Sampling(Body):
+    """What every request for text may ask, in whichever API.
+
+    Attributes:
+        limit: most tokens of an answer; -1, like None: until it ends.
+        stops: texts that end an answer.
+    """
 
     model: str | None = None
-    max_tokens: int | None = None
+    keep_alive: str | Number | None = None
     temperature: Number | None = None
     top_p: Number | None = None
     top_k: int | None = None
@@ -71,14 +137,23 @@ class Generation(Body):
     presence_penalty: Number | None = None
     repetition_penalty: Number | None = None
     repeat_penalty: Number | None = None
+    repeat_last_n: int | None = None
+    strategy: str | None = None
+    sampler_order: str | None = None
+    ignore_eos: bool | None = None
+    num_ctx: Annotated[int, Field(ge=1)] | None = None
     logit_bias: dict[str, Number] | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] = 1
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    user: str | None = None
-    keep_alive: str | Number | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """See above."""
+        raise NotImplementedError
+
+    @property
+    def stops(self) -> str | list[str] | None:
+        """See above."""
+        raise NotImplementedError
 
     def params(self, recommended: dict[str, Any]) -> GenerationParams:
         """The checked wishes, over what the model's file recommends.
@@ -96,8 +171,9 @@ class Generation(Body):
             given["repeat_penalty"] = self.repetition_penalty
         if self.logit_bias is not None:
             given["logit_bias"] = _biases(self.logit_bias)
-        if given.get("max_tokens") == -1:
-            del given["max_tokens"]
+        given["max_tokens"] = None if self.limit == -1 else self.limit
+        if self.stops is not None:
+            given["stop"] = self.stops
         try:
             return GenerationParams(**{**recommended, **given})
         except UsageError as error:
@@ -106,10 +182,60 @@ class Generation(Body):
             field = flag.removeprefix("--").replace("-", "_")
             raise ApiError(400, f"{field} {rest}", field, "invalid_value") from error
 
+
+class Generation(Sampling):
+    """What the completions of both kinds may ask."""
+
+    max_tokens: int | None = None
+    stop: str | list[str] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None  # every prefix is cached anyway
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """See `Sampling`."""
+        return self.max_tokens
+
+    @property
+    def stops(self) -> str | list[str] | None:
+        """See `Sampling`."""
+        return self.stop
+
     @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with a chunk that counts the tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+
+class NamedSchema(Body):
+    """A JSON schema, as `response_format` has it; it is enforced in any case."""
+
+    name: str | None = None
+    description: str | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: NamedSchema | None = None
+
+    @property
+    def wanted(self) -> Mapping[str, Any] | None:
+        """The JSON schema of the answer; None: any text."""
+        if self.type == "json_schema":
+            if self.json_schema is None:
+                raise ApiError(400, "response_format.json_schema: is missing", "response_format")
+            return self.json_schema.json_schema
+        return ANY_OBJECT if self.type == "json_object" else None
 
 
 class ChatRequest(Generation):
@@ -117,38 +243,63 @@ class ChatRequest(Generation):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: int | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    response_format: ResponseFormat = ResponseFormat()
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    parallel_tool_calls: bool = True
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] = 0
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    def params(self, recommended: dict[str, Any]) -> GenerationParams:
-        """See `Generation.params`."""
-        if self.max_completion_tokens is not None:
-            self.max_tokens = self.max_completion_tokens
-        return super().params(recommended)
+    @property
+    def limit(self) -> int | None:
+        """See `Sampling`."""
+        given = self.max_completion_tokens
+        return self.max_tokens if given is None else given
 
     @property
     def variables(self) -> dict[str, Any]:
         """Further variables of the template."""
-        variables = dict(self.chat_template_kwargs or {})
-        if self.reasoning_effort is not None:
-            variables["reasoning_effort"] = self.reasoning_effort
-            variables.setdefault("enable_thinking", self.reasoning_effort != "none")
-        return variables
+        return effort_variables(self.reasoning_effort) | (self.chat_template_kwargs or {})
+
+    @property
+    def choice(self) -> str:
+        """As `Turn.tool_choice`."""
+        chosen = self.tool_choice
+        return chosen if isinstance(chosen, str) else chosen.function.name
 
 
 class CompletionRequest(Generation):
     """`POST /v1/completions`."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: (
+        str
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[list[int]], Field(min_length=1, max_length=MOST_PROMPTS)]
+    )
+    max_tokens: int | None = 16  # OpenAI's own
     echo: bool = False
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     suffix: None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
         """Each text or list of ids to continue."""
-        if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)):
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
             return [self.prompt]  # type: ignore[list-item]
         return list(self.prompt)  # type: ignore[arg-type]
+
+    @property
+    def only_echo(self) -> bool:
+        """Whether the prompts are wanted back and nothing after them: what evaluations ask."""
+        return self.echo and self.max_tokens == 0
+
+    @property
+    def limit(self) -> int | None:
+        """See `Sampling`; where only the prompts are wanted, one is drawn and dropped."""
+        return 1 if self.only_echo else self.max_tokens
 
 
 class TokenizeRequest(Body):
@@ -173,6 +324,13 @@ class TemplateRequest(Body):
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     chat_template_kwargs: dict[str, Any] | None = None
+
+
+def effort_variables(effort: Effort | None) -> dict[str, Any]:
+    """Variables of the template that ask for so much reasoning."""
+    if effort is None:
+        return {}
+    return {"reasoning_effort": effort, "enable_thinking": effort != "none"}
 
 
 def _biases(entries: dict[str, float]) -> dict[int, float]:

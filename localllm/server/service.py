@@ -3,21 +3,77 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+from localllm.chat.reasoning import TAGS
 from localllm.chat.session import ChatSession
+from localllm.chat.tools import ToolUse
+from localllm.decoding.constraint import Constraint, ConstraintCompiler
 from localllm.decoding.params import GenerationParams
+from localllm.engine.embedding import Embedding
 from localllm.engine.engine import Engine
-from localllm.engine.sequence import Sequence, Stats, Token
-from localllm.engine.worker import Delivery, Worker
+from localllm.engine.pages import OutOfPagesError
+from localllm.engine.runner import Rows
+from localllm.engine.sequence import Sequence, Token
+from localllm.engine.worker import Delivery, QueueFullError, Worker
 from localllm.server.errors import ApiError, as_api_error
 from localllm.server.metrics import AnswerMetrics
 
-MOST_REQUESTS = 256  # answers under way or waiting at once
+T = TypeVar("T")
+
+MOST_ANSWERS = 256  # under way or waiting at once
+MOST_EMBEDDINGS = 64  # requests under way at once
+
+
+class Answers:
+    """The answers to one request, before and while they are made.
+
+    Attributes:
+        leaders: one a prompt, in the order of the prompts: the first answer to it.
+        sequences: one an answer: each leader, and its forks after it.
+        inbox: what the steps brought them.
+    """
+
+    def __init__(self, service: Service, leaders: list[Sequence]) -> None:
+        self.leaders = leaders
+        self.sequences = [one for first in leaders for one in (first, *first.forks)]
+        self.inbox: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._service = service
+
+    def begin(self) -> None:
+        """Let them be made.
+
+        Raises:
+            QueueFullError: too many requests are here already; none was begun.
+        """
+        self._service.begin(self)
+
+    async def tokens(self) -> AsyncGenerator[tuple[int, Token], None]:
+        """The tokens of all answers as they come, each with the index of its answer.
+
+        Raises:
+            ApiError: an answer broke off; the others are ended.
+        """
+        index = {id(sequence): at for at, sequence in enumerate(self.sequences)}
+        try:
+            unfinished = len(index)
+            while unfinished:
+                delivery = await self.inbox.get()
+                if delivery.error is not None:
+                    raise as_api_error(delivery.error) from delivery.error
+                for token in delivery.tokens:
+                    unfinished -= token.finish_reason is not None
+                    yield index[id(delivery.sequence)], token
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the answers that are still made."""
+        for sequence in self.sequences:
+            self._service.cancel(sequence)
 
 
 class Service:
@@ -43,96 +99,89 @@ class Service:
         self.engine = engine
         self.recommended = recommended
         self.session = ChatSession(engine)
-        self.created = int(time.time())
+        self.tools = ToolUse(self.session.template)
+        self.compiler = ConstraintCompiler(engine.tokenizer)
+        # Answers are taken apart by these.
+        tags = (tag for pair in TAGS for tag in pair)
+        self.shown = engine.tokenizer.control_ids((*self.tools.format.tags, *tags))
         self._metrics = metrics
         self._most_tokens = most_tokens
         self._loop = asyncio.get_running_loop()
-        self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}
-        self._worker = Worker(engine, self._from_worker, MOST_REQUESTS)
+        self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}  # by the id of a sequence under way
+        self._embedding = 0  # requests under way
+        self._worker = Worker(engine, self._from_worker, MOST_ANSWERS)
 
     def close(self) -> None:
         """End everything under way."""
         self._worker.close()
 
-    def answers(self, prompt: list[int], params: GenerationParams, count: int) -> list[Sequence]:
-        """So many answers to one prompt, under way. Those after the first take other seeds.
+    def prepare(
+        self,
+        prompts: list[list[int]],
+        params: GenerationParams,
+        count: int = 1,
+        constrain: Callable[[], Constraint] | None = None,
+        **options: Any,
+    ) -> Answers:
+        """So many answers to each prompt, not yet begun. Those after the first take other seeds.
+
+        Any thread may ask.
+
+        Args:
+            prompts: token ids.
+            params: how to answer.
+            count: of answers to one prompt.
+            constrain: makes what an answer has to follow.
+            options: further ones of `Engine.sequence`.
 
         Raises:
-            UsageError, ContextFullError: the prompt cannot be answered.
-            ApiError: it asks for more tokens than a request may.
-            QueueFullError: too many requests are here already; none was begun.
+            UsageError, ContextFullError: a prompt cannot be answered.
+            ApiError: more tokens are asked for than a request may have.
         """
-        params = self._within_limit(params, count)
-        begun: list[Sequence] = []
-        try:
-            for index in range(count):
-                wishes = params
-                if index and params.seed is not None:
-                    wishes = replace(params, seed=(params.seed + index) % 2**64)
-                sequence = self.engine.sequence(prompt, wishes)
-                self._inboxes[id(sequence)] = asyncio.Queue()
-                self._metrics.begin(sequence)
-                begun.append(sequence)
-                self._worker.submit(sequence)
-        except BaseException:
-            for sequence in begun:
-                self.cancel(sequence)
-            raise
-        return begun
+        params = self._within_limit(params, len(prompts) * count)
 
-    async def tokens(self, sequence: Sequence) -> AsyncGenerator[Token, None]:
-        """The tokens of an answer under way; it ends where this iterator is closed.
+        def answer(prompt: list[int], index: int) -> Sequence:
+            constraint = constrain and constrain()
+            wishes = _seeded(params, index)
+            return self.engine.sequence(prompt, wishes, constraint=constraint, **options)
+
+        leaders = []
+        for prompt in prompts:
+            first, *first.forks = [answer(prompt, index) for index in range(count)]
+            leaders.append(first)
+        return Answers(self, leaders)
+
+    def begin(self, answers: Answers) -> None:
+        """See `Answers.begin`."""
+        self._worker.submit(answers.leaders)
+        for sequence in answers.sequences:
+            self._inboxes[id(sequence)] = answers.inbox
+        self._metrics.begin(answers.leaders, answers.sequences)
+
+    async def embed(self, texts: list[list[int]], pooling: str) -> Rows:
+        """The vectors of some texts, float32 [texts, width]; answers go on between the steps.
 
         Raises:
-            ApiError: the answer broke off.
+            UsageError, ContextFullError: a text cannot be computed.
+            QueueFullError: too many requests are here already.
         """
-        inbox = self._inboxes[id(sequence)]
+        if self._embedding >= MOST_EMBEDDINGS:
+            raise QueueFullError(f"{self._embedding} requests for embeddings are under way")
+        self._embedding += 1
         try:
-            while True:
-                delivery = await inbox.get()
-                for token in delivery.tokens:
-                    yield token
-                    if token.finish_reason is not None:
-                        return
-                if delivery.error is not None:
-                    raise as_api_error(delivery.error) from delivery.error
-        finally:
-            self.cancel(sequence)
-
-    async def merged(self, sequences: list[Sequence]) -> AsyncGenerator[tuple[int, Token], None]:
-        """The tokens of several answers as they come, each with the index of its answer."""
-        merged: asyncio.Queue[tuple[int, Token | None] | BaseException] = asyncio.Queue()
-
-        async def pump(index: int, sequence: Sequence) -> None:
+            embedding = await self._between_steps(lambda: Embedding(self.engine, texts, pooling))
             try:
-                async with aclosing(self.tokens(sequence)) as tokens:
-                    async for token in tokens:
-                        merged.put_nowait((index, token))
-                merged.put_nowait((index, None))
-            except Exception as error:
-                merged.put_nowait(error)
-
-        if len(sequences) == 1:  # the usual case needs no tasks
-            async with aclosing(self.tokens(sequences[0])) as tokens:
-                async for token in tokens:
-                    yield 0, token
-            return
-        pumps = [asyncio.create_task(pump(i, s)) for i, s in enumerate(sequences)]
-        try:
-            open_ones = len(pumps)
-            while open_ones:
-                item = await merged.get()
-                if isinstance(item, BaseException):
-                    raise item
-                index, next_token = item
-                if next_token is None:
-                    open_ones -= 1
-                else:
-                    yield index, next_token
+                while embedding.waiting:
+                    with suppress(OutOfPagesError):  # what holds them goes on before the next call
+                        await self._between_steps(embedding.step)
+                return embedding.vectors
+            finally:
+                self._worker.call(embedding.close)  # a step that was cancelled may still be running
         finally:
-            for task in pumps:
-                task.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+            self._embedding -= 1
+
+    async def _between_steps(self, function: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self._worker.call(function))
 
     def cancel(self, sequence: Sequence) -> None:
         """End an answer; one that has ended is left alone."""
@@ -163,27 +212,7 @@ class Service:
                 inbox.put_nowait(delivery)
 
 
-def usage(prompt: int, stats: list[Stats]) -> dict[str, Any]:
-    """Counts of the tokens of one request."""
-    written = sum(one.generated_tokens for one in stats)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": written,
-        "total_tokens": prompt + written,
-        "prompt_tokens_details": {"cached_tokens": max(one.cached_tokens for one in stats)},
-    }
-
-
-def timings(stats: list[Stats]) -> dict[str, float]:
-    """Seconds of the request's answers, and drafts, in the words of llama-server."""
-    first = stats[0]
-    return {
-        "prompt_n": first.prompt_tokens - first.cached_tokens,
-        "prompt_ms": 1000 * first.prefill_seconds,
-        "prompt_per_second": first.prefill_tokens_per_second,
-        "predicted_n": first.generated_tokens,
-        "predicted_ms": 1000 * first.decode_seconds,
-        "predicted_per_second": first.decode_tokens_per_second,
-        "draft_n": first.drafted_tokens,
-        "draft_n_accepted": first.accepted_tokens,
-    }
+def _seeded(params: GenerationParams, index: int) -> GenerationParams:
+    if not index or params.seed is None:
+        return params
+    return replace(params, seed=(params.seed + index) % 2**64)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -15,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from localllm.server.errors import ApiError, as_api_error
 
 T = TypeVar("T")
+Event = dict[str, Any]
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
@@ -32,21 +34,42 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
+@dataclass(frozen=True)
+class EventForm:
+    """How an API writes its events.
+
+    Attributes:
+        failure: the event that tells a failure, after so many others.
+        named: whether the `type` of each stands before it as its name; where it does not, `[DONE]`
+            ends the stream.
+    """
+
+    failure: Callable[[ApiError, int], Event]
+    named: bool = True
+
+
+PLAIN_EVENTS = EventForm(lambda error, _: error.body, named=False)
+
+
 class EventStream(StreamingResponse):
-    """Server-sent events, `[DONE]` at the end; a failure on the way is an event too.
+    """Server-sent events; a failure on the way is an event too.
 
     Args:
         events: each becomes one.
         close: called in the end, also where the client went before the first event.
+        form: how they are written.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[dict[str, Any], None], close: Callable[[], None]
+        self,
+        events: AsyncGenerator[Event, None],
+        close: Callable[[], None],
+        form: EventForm = PLAIN_EVENTS,
     ) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_encoded(events), headers=headers)
+        super().__init__(_encoded(events, form), headers=headers)
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,18 +80,23 @@ class EventStream(StreamingResponse):
             self._close()
 
 
-async def _encoded(events: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[bytes]:
+async def _encoded(events: AsyncGenerator[Event, None], form: EventForm) -> AsyncIterator[bytes]:
+    count = 0
     async with aclosing(events):
         try:
             async for event in events:
-                yield _event(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
-            yield _event("[DONE]")
+                yield _written(event, form)
+                count += 1
+            if not form.named:
+                yield b"data: [DONE]\n\n"
         except Exception as error:
-            yield _event(json.dumps(as_api_error(error).body, ensure_ascii=False))
+            yield _written(form.failure(as_api_error(error), count), form)
 
 
-def _event(text: str) -> bytes:
-    return b"data: " + text.encode() + b"\n\n"
+def _written(event: Event, form: EventForm) -> bytes:
+    name = f"event: {event['type']}\n" if form.named else ""
+    data = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    return f"{name}data: {data}\n\n".encode()
 
 
 async def _disconnect(request: Request) -> None:

@@ -126,7 +126,7 @@ def test_a_long_prompt_does_not_stop_an_answer_under_way():
 
 def test_no_pages_at_all_is_an_error_and_not_a_hang():
     engine = fake_engine(16, page_size=4)
-    reading = engine.logits([1] * 16, rows=16)
+    reading = engine.logits([1] * 16, rows=8)
     next(reading)
     with pytest.raises(LocalLLMError, match="hold all pages"):
         list(engine.generate([1], greedy(1)))
@@ -174,35 +174,109 @@ def test_any_traffic_gives_every_caller_its_own_answer(data):
     check_no_leak(engine)
 
 
-def test_forks_diverge_copy_on_write():
-    """Two sequences on shared pages, as beams and n > 1 will make them."""
-    from localllm.decoding import Sampler, TextStream
-    from localllm.engine.sequence import Sequence
-    from localllm.tokenize import StreamingDetokenizer
+def group(engine, prompt, biases, count):
+    """Answers to one prompt that each begin with another token."""
+    leader, *forks = (
+        engine.sequence(prompt, greedy(count, logit_bias={bias: 90.0})) for bias in biases
+    )
+    leader.forks = list(forks)
+    engine.add(leader)
+    return [leader, *forks]
 
-    engine = fake_engine(128)
-    scheduler = engine._scheduler
 
-    def sequence(tokens, params):
-        stream = TextStream(StreamingDetokenizer(engine.tokenizer))
-        return Sequence(tokens, Sampler(params, 64, tokens), stream, 128)
-
-    parent = sequence(PROMPT[:10], greedy(30))
-    scheduler.add(parent)
-    engine.step()
-    twins = []
-    for token in (1, 2, 3):
-        twin = sequence([*PROMPT[:10], token], greedy(12))
-        twin.table = scheduler.pool.fork(parent.table)
-        twin.computed = parent.computed
-        scheduler.running.append(twin)
-        twins.append(twin)
-    while scheduler.running:
+def finish(engine):
+    while engine.busy:
         engine.step()
-    assert parent.tokens[10:] == expected_tokens(PROMPT[:10], 30)
-    for token, twin in zip((1, 2, 3), twins, strict=True):
-        assert twin.tokens[11:] == expected_tokens([*PROMPT[:10], token], 12)
+
+
+@pytest.mark.parametrize("budget", [1, 4, 512])
+@pytest.mark.parametrize("pages", [64, 12])
+def test_answers_to_one_prompt_share_its_pages_until_they_write(budget, pages):
+    engine = fake_engine(48, pages=pages, page_size=4, budget=budget)
+    biases = [11, 12, 13, 14]
+    answers = group(engine, PROMPT, biases, 12)
+    finish(engine)
+    for bias, answer in zip(biases, answers, strict=True):
+        alone = engine.generate(PROMPT, greedy(12, logit_bias={bias: 90.0}))
+        assert answer.tokens[len(PROMPT) :] == ids(alone)
+        assert answer.stats.finish_reason == "length"
     check_no_leak(engine)
+
+
+def test_the_prompt_of_many_answers_is_computed_once():
+    engine = fake_engine(128)
+    group(engine, PROMPT, range(10), 5)
+    finish(engine)
+    assert sum(len(batch.tokens) for batch in engine.runner.batches) == len(PROMPT) + 10 * 4
+    assert len(engine.runner.batches) == 5
+
+
+@pytest.mark.parametrize("gone", [[0], [1], [0, 1], [2, 0], [0, 1, 2]])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 4])
+def test_answers_go_on_where_another_one_to_the_prompt_is_dropped(gone, steps):
+    engine = fake_engine(128, budget=4)
+    answers = group(engine, PROMPT, [11, 12, 13], 6)
+    for _ in range(steps):
+        engine.step()
+    for one in gone:
+        engine.remove(answers[one])
+    finish(engine)
+    for one, answer in enumerate(answers):
+        assert (answer.stats.finish_reason == "length") == (one not in gone)
+    check_no_leak(engine)
+
+
+def test_how_likely_the_tokens_were():
+    engine = fake_engine(128, budget=4)
+    for prompt in (PROMPT, [*PROMPT, 1, 2]):  # the second finds pages, and computes them again
+        sequence = engine.sequence(prompt, greedy(5), logprobs=3, reads_prompt=True)
+        found = list(engine.run(sequence))
+        likely = [*sequence.prompt_logprobs, *(token.logprob for token in found)]
+        assert [one.token for one in likely] == sequence.tokens[1:]
+        for at, one in enumerate(likely):
+            logits = fake_logits(sequence.tokens[: at + 1]).astype(np.float64)
+            expected = logits - np.log(np.exp(logits).sum())
+            assert one.logprob == pytest.approx(expected[one.token], abs=1e-5)
+            assert [token for token, _ in one.top] == np.argsort(-expected)[:3].tolist()
+    check_no_leak(engine)
+
+
+def test_prompts_that_begin_alike_are_computed_once_though_they_come_together():
+    engine = fake_engine(128, page_size=4, budget=8)
+    head = [i % 50 for i in range(40)]
+    prompts = [[*head, 50 + i] for i in range(5)]
+    sequences = [engine.sequence(prompt, greedy(3)) for prompt in prompts]
+    for sequence in sequences:
+        engine.add(sequence)
+    finish(engine)
+    for prompt, sequence in zip(prompts, sequences, strict=True):
+        assert sequence.tokens[41:] == expected_tokens(prompt, 3)
+    assert [one.stats.cached_tokens for one in sequences] == [0, 40, 40, 40, 40]
+    check_no_leak(engine)
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one():
+    engine = fake_engine(512, pages=512, budget=16)
+    long = engine.sequence([i % 60 for i in range(300)], greedy(1))
+    engine.add(long)
+    engine.step()
+    short = engine.sequence(PROMPT, greedy(1))
+    engine.add(short)
+    engine.step()
+    engine.step()
+    assert short.stats.finish_reason == "length"
+    assert long.computed > 16
+    finish(engine)
+    check_no_leak(engine)
+
+
+def test_a_request_may_have_a_smaller_context():
+    engine = fake_engine(64)
+    found = list(engine.run(engine.sequence(PROMPT, greedy(50), context=20)))
+    assert len(found) == 20 - len(PROMPT)
+    assert found[-1].context_full
+    with pytest.raises(ContextFullError, match="11 tokens long; the context holds 8"):
+        engine.sequence(PROMPT, greedy(50), context=8)
 
 
 def test_the_next_turn_reuses_the_pages_of_the_last():
@@ -358,8 +432,8 @@ def test_useless_logits_end_their_own_sequence_only():
     engine = fake_engine()
     step = engine.runner.step
 
-    def spoiled(batch):
-        logits = step(batch)
+    def spoiled(batch, output):
+        logits = step(batch, output)
         if len(logits) == 2 and len(engine.runner.batches) > 4:
             logits[1] = np.nan
         return logits

@@ -3,16 +3,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from localllm.engine.pages import OutOfPagesError, PageLeakError, PagePool, Table
+from localllm.engine.pages import OutOfPagesError, PageLeakError, PageNames, PagePool, Table
 
 SIZE = 4
 
 
+def names(tokens):
+    return PageNames().first(len(tokens) // SIZE, tokens, SIZE)
+
+
 def filled(pool, tokens):
     """A table with these tokens computed and known."""
-    table = pool.match(tokens)
+    table = pool.match(names(tokens))
     pool.writable(table, len(table.pages) * pool.page_size, len(tokens))
-    pool.register(table, tokens, len(tokens))
+    pool.register(table, names(tokens))
     return table
 
 
@@ -57,11 +61,19 @@ def test_a_fork_shares_until_it_writes():
 def test_known_prefixes_are_found_in_full_pages():
     pool = PagePool(8, SIZE)
     one = filled(pool, list(range(10)))
-    two = pool.match([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    two = pool.match(names([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]))
     assert two.pages == one.pages[:2]
-    assert pool.match([0, 1, 2, 3, 4, 5, 6, 9]).pages == one.pages[:1]
-    assert pool.match([4, 5, 6, 7]).pages == []  # the same tokens after others
-    assert pool.match([0, 1, 2]).pages == []
+    assert pool.known(names(list(range(10)))) == 2
+    assert pool.match(names([0, 1, 2, 3, 4, 5, 6, 9])).pages == one.pages[:1]
+    assert pool.match(names([4, 5, 6, 7])).pages == []  # the same tokens after others
+    assert pool.match(names([0, 1, 2])).pages == []
+
+
+def test_names_grow_with_the_text():
+    text = list(range(40))
+    growing = PageNames()
+    for length in (3, 8, 9, 40, 20):
+        assert growing.first(length // SIZE, text[:length], SIZE) == names(text[:length])
 
 
 def test_known_pages_outlive_their_table_and_the_oldest_go_first():
@@ -72,7 +84,7 @@ def test_known_pages_outlive_their_table_and_the_oldest_go_first():
     assert pool.available == 4
     table = Table()
     pool.writable(table, 0, SIZE)  # takes the end of the oldest text, not its beginning
-    found = [pool.match(old), pool.match(new)]
+    found = [pool.match(names(old)), pool.match(names(new))]
     assert [len(one.pages) for one in found] == [1, 2]
     pool.check([table, *found])
 
@@ -82,9 +94,9 @@ def test_a_known_page_that_is_written_again_is_forgotten():
     table = filled(pool, list(range(8)))
     pool.truncate(table, 6)
     pool.writable(table, 6, 8)
-    assert len(pool.match(list(range(8))).pages) == 1
-    pool.register(table, [0, 1, 2, 3, 4, 5, 60, 61], 8)
-    assert len(pool.match([0, 1, 2, 3, 4, 5, 60, 61]).pages) == 2
+    assert len(pool.match(names(list(range(8)))).pages) == 1
+    pool.register(table, names([0, 1, 2, 3, 4, 5, 60, 61]))
+    assert len(pool.match(names([0, 1, 2, 3, 4, 5, 60, 61])).pages) == 2
 
 
 def test_the_same_text_computed_twice_is_known_once():
@@ -93,10 +105,10 @@ def test_the_same_text_computed_twice_is_known_once():
     for table in (one, two):
         pool.writable(table, 0, SIZE)
     for table in (one, two):
-        pool.register(table, [1, 2, 3, 4], SIZE)
-    assert pool.match([1, 2, 3, 4]).pages == one.pages
+        pool.register(table, names([1, 2, 3, 4]))
+    assert pool.match(names([1, 2, 3, 4])).pages == one.pages
     pool.release(two)
-    assert pool.match([1, 2, 3, 4]).pages == one.pages
+    assert pool.match(names([1, 2, 3, 4])).pages == one.pages
 
 
 def test_check_sees_a_leak_a_double_release_and_a_false_table():
@@ -126,7 +138,7 @@ class Pool(RuleBasedStateMachine):
 
     @rule(target=tables, tokens=st.lists(st.integers(0, 1), max_size=30))
     def begin(self, tokens):
-        table = self.pool.match(tokens)
+        table = self.pool.match(names(tokens))
         known = len(table.pages) * SIZE
         state = {"table": table, "tokens": tokens[:known]}
         self.live.append(state)
@@ -139,7 +151,7 @@ class Pool(RuleBasedStateMachine):
 
     @rule(state=tables)
     def register(self, state):
-        self.pool.register(state["table"], state["tokens"], len(state["tokens"]))
+        self.pool.register(state["table"], names(state["tokens"]))
 
     @rule(target=tables, state=tables)
     def fork(self, state):

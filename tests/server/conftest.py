@@ -19,6 +19,7 @@ from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
 from localllm.server.app import ServerOptions, create_app
 from localllm.server.models import Source
+from localllm.server.service import Service
 
 PROGRAM = [sys.executable, "-c", "from localllm.cli.app import main; main()"]
 
@@ -45,21 +46,32 @@ class Threaded:
 class Running:
     """A server and its engine."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *keys: str, context: int = 512, texts: int = 4, **options: Any) -> None:
         path = resolve(None).path
-        self.engine = Engine.load(path, context=512, texts=4)
-        source = Source("tiny-chat", path, lambda reserved: self.engine, context=512, texts=4)
-        app = create_app([source], ServerOptions(**options), {"tiny-chat": self.engine})
+        self.engine = Engine.load(path, context=context, texts=texts)
+        source = Source("tiny-chat", path, lambda reserved: self.engine, context, texts)
+        given = ServerOptions(api_keys=keys, **options)
+        app = create_app([source], given, {"tiny-chat": self.engine})
         self._server = Threaded(app)
         self.url = self._server.url
+
+    @property
+    def service(self) -> Service:
+        """The model as the server has it."""
+        service = self._server.app.state.models.slots["tiny-chat"].service
+        assert service is not None
+        return service
 
     def require_idle(self) -> None:
         """Wait until nothing is under way; then no page may be held."""
         deadline = time.monotonic() + 10
-        while self.engine.busy and time.monotonic() < deadline:
+        while self._held() and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert not self.engine.busy
+        assert not self._held()
         self.engine._scheduler.pool.check([])
+
+    def _held(self) -> bool:
+        return self.engine.busy or any(reader.tables for reader in list(self.engine._readers))
 
     def close(self) -> None:
         self._server.close()
@@ -80,7 +92,7 @@ def server(shared: Running) -> Iterator[Running]:
 
 @pytest.fixture
 def locked() -> Iterator[Running]:
-    running = Running(api_keys=("first-key", "second-key"))
+    running = Running("first-key", "second-key")
     yield running
     running.close()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import httpx
+import jsonschema
+import numpy as np
 import openai
 import pytest
 
@@ -82,6 +85,103 @@ def test_completion(client, server):
     )
     assert stopped.choices[0].text == by_text.choices[0].text[:3]
     assert stopped.choices[0].finish_reason == "stop"
+
+
+def test_several_prompts_each_with_several_answers(client):
+    prompts = ["Once upon a time", "The capital of France"]
+    asked = {"model": "tiny-chat", "seed": 3, "max_tokens": 8, "n": 2}
+    together = client.completions.create(prompt=prompts, **asked)
+    apart = [client.completions.create(prompt=prompt, **asked) for prompt in prompts]
+    assert [choice.index for choice in together.choices] == [0, 1, 2, 3]
+    assert [choice.text for choice in together.choices] == [
+        choice.text for one in apart for choice in one.choices
+    ]
+    assert together.usage.prompt_tokens == sum(one.usage.prompt_tokens for one in apart)
+
+
+def test_an_echo_with_the_likelihood_of_every_token(client, server):
+    """What evaluation harnesses ask: the prompt scored, nothing written."""
+    text = "Once upon a time there was a cat."
+    asked = {"prompt": text, "model": "tiny-chat", "echo": True, "logprobs": 2}
+    answer = client.completions.create(max_tokens=0, **asked)
+    choice, told = answer.choices[0], answer.choices[0].logprobs
+    tokenizer = server.engine.tokenizer
+    ids = tokenizer.encode(text)
+    assert choice.text == tokenizer.decode(ids)
+    assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == len(ids)
+    assert told.token_logprobs[0] is None
+    logits = np.concatenate(list(Engine.load(resolve(None).path, context=512).logits(ids)))
+    logits = logits[:, : tokenizer.vocab_size].astype(np.float64)
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    found = told.token_logprobs[1:]
+    assert found == pytest.approx(expected[np.arange(len(ids) - 1), ids[1:]], abs=1e-4)
+    assert all(len(top) == 2 for top in told.top_logprobs[1:])
+    longer = client.completions.create(max_tokens=4, **asked).choices[0]
+    assert longer.text.startswith(choice.text)
+    assert longer.logprobs.token_logprobs[: len(ids)] == told.token_logprobs
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_how_likely_each_token_was(client, stream):
+    asked = {"messages": HELLO, "logprobs": True, "top_logprobs": 3, **GREEDY}
+    if stream:
+        chunks = [
+            chunk.choices[0] for chunk in client.chat.completions.create(stream=True, **asked)
+        ]
+        told = [entry for chunk in chunks if chunk.logprobs for entry in chunk.logprobs.content]
+        text = "".join(chunk.delta.content or "" for chunk in chunks)
+    else:
+        choice = client.chat.completions.create(**asked).choices[0]
+        told, text = choice.logprobs.content, choice.message.content
+    assert b"".join(bytes(entry.bytes) for entry in told).decode().strip() == text.strip()
+    for entry in told:
+        assert entry.logprob <= 0
+        assert entry.token == entry.top_logprobs[0].token  # greedy
+        assert len(entry.top_logprobs) == 3
+
+
+def test_a_context_of_its_own(client):
+    answer = client.chat.completions.create(
+        messages=HELLO, model="tiny-chat", temperature=0, extra_body={"num_ctx": 24}
+    )
+    assert answer.usage.total_tokens <= 24
+    with pytest.raises(openai.BadRequestError, match="context holds 8,"):
+        client.chat.completions.create(messages=HELLO, extra_body={"num_ctx": 8}, **GREEDY)
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"enum": [1, 22, 333]}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_json_by_a_schema(client, temperature):
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    answer = client.chat.completions.create(
+        messages=HELLO, model="tiny-chat", temperature=temperature, n=4, response_format=form
+    )
+    for choice in answer.choices:
+        assert choice.finish_reason == "stop"
+        jsonschema.validate(json.loads(choice.message.content), PERSON)
+
+
+def test_any_json_object(client):
+    answer = client.chat.completions.create(
+        messages=[{"role": "user", "content": "Give me a JSON object of two fields."}],
+        response_format={"type": "json_object"},
+        model="tiny-chat",
+        temperature=0,
+    )
+    assert isinstance(json.loads(answer.choices[0].message.content), dict)
+
+
+def test_a_schema_that_cannot_be_enforced_is_refused(client):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(openai.BadRequestError, match="schema"):
+        client.chat.completions.create(messages=HELLO, response_format=form, **GREEDY)
 
 
 def test_models(client):

@@ -27,8 +27,8 @@ def start() -> Iterator:
     """Servers with these options."""
     running: list[Running] = []
 
-    def begin(**options) -> Running:
-        running.append(Running(**options))
+    def begin(*keys: str, **options) -> Running:
+        running.append(Running(*keys, **options))
         return running[-1]
 
     yield begin
@@ -43,7 +43,7 @@ def status(url: str, key: str | None = None, method: str = "GET", **headers: str
 
 
 def test_user_keys_and_admin_keys(start):
-    url = start(api_keys=("user", "other"), admin_keys=("admin",)).url
+    url = start("user", "other", admin_keys=("admin",)).url
     assert [status(f"{url}/v1/models", key) for key in (None, "wrong", "usera")] == [401] * 3
     assert [status(f"{url}/v1/models", key) for key in ("user", "other", "admin")] == [200] * 3
     assert [status(f"{url}/metrics", key) for key in (None, "user")] == [401, 200]
@@ -57,7 +57,7 @@ def test_user_keys_and_admin_keys(start):
 
 
 def test_admin_routes_without_an_admin_key(start):
-    with_users = start(api_keys=("user",)).url
+    with_users = start("user").url
     assert status(f"{with_users}/admin/ps", "user") == 403
     assert status(f"{with_users}/admin/ps") == 401
     open_to_all = start().url
@@ -93,7 +93,7 @@ def test_keys_are_compared_as_digests_each_with_all(monkeypatch, start):
     monkeypatch.setattr(
         access.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b
     )
-    url = start(api_keys=("first", "second"), admin_keys=("third",)).url
+    url = start("first", "second", admin_keys=("third",)).url
     for key in ("f", "first", "x" * 1000, None):
         compared.clear()
         status(f"{url}/v1/models", key)
@@ -128,7 +128,7 @@ def shared_guarded() -> Iterator[Running]:
 
 
 def test_other_names_are_fine_where_a_key_is_needed(start):
-    url = start(api_keys=("key",)).url
+    url = start("key").url
     assert status(f"{url}/v1/models", "key", host="llm.example") == 200
 
 
@@ -152,7 +152,7 @@ def test_own_pages_may_ask(server):
 
 
 def test_allowed_origins(start):
-    url = start(origins=("https://good.example",), api_keys=("key",)).url
+    url = start("key", origins=("https://good.example",)).url
     good, evil = {"origin": "https://good.example"}, {"origin": "https://evil.example"}
     asked = httpx.get(f"{url}/v1/models", headers=good | {"authorization": "Bearer key"})
     assert asked.headers["access-control-allow-origin"] == "https://good.example"
