@@ -92,9 +92,9 @@ class Service:
         self.session = ChatSession(engine)
         self.tools = ToolUse(self.session.template)
         self.compiler = ConstraintCompiler(engine.tokenizer)
-        # Control tokens that answers are taken apart by.
-        ids = (engine.tokenizer.token_id(tag) for pair in TAGS for tag in pair)
-        self.shown = self.tools.shown(engine.tokenizer) | set(filter(None, ids))
+        # Answers are taken apart by these.
+        tags = (tag for pair in TAGS for tag in pair)
+        self.shown = engine.tokenizer.control_ids((*self.tools.format.tags, *tags))
         self.created = int(time.time())
         self._loop = asyncio.get_running_loop()
         self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}  # by the id of a sequence under way
