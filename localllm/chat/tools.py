@@ -16,7 +16,6 @@ from localllm.chat.structured import after_reasoning
 from localllm.chat.template import ChatTemplate, Message, TemplateError
 from localllm.decoding.constraint import ConstraintCompiler, GrammarConstraint
 from localllm.errors import UsageError
-from localllm.tokenize.base import Tokenizer
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NO_PARAMETERS: Mapping[str, Any] = {
@@ -53,11 +52,6 @@ class ToolUse:
     def parser(self, tools: Sequence[Mapping[str, Any]]) -> CallParser:
         """What finds the calls of these tools in the content of one answer."""
         return CallParser(self.format, functions_of(tools))
-
-    def shown(self, tokenizer: Tokenizer) -> frozenset[int]:
-        """The control tokens that calls are written with, for `StreamingDetokenizer`."""
-        ids = (tokenizer.vocabulary.ids.get(tag.encode()) for tag in self.format.tags)
-        return frozenset(id for id in ids if id is not None and tokenizer.is_control(id))
 
     def constraint(
         self,

@@ -132,7 +132,7 @@ def test_tags_that_are_control_tokens() -> None:
     text = "[TOOL_CALLS]now[ARGS]{}"
     accept_text(found, tokenizer, text)
     ids = tokenizer.encode(text, add_special=False, parse_special=True)
-    shown = use(MISTRAL_ARGS).shown(tokenizer)
+    shown = tokenizer.control_ids(MISTRAL_ARGS.tags)
     assert shown == {token for token in ids if tokenizer.is_control(token)}
     for shows, expected in ((shown, text), ((), "now{}")):
         stream = StreamingDetokenizer(tokenizer, shown=shows)
