@@ -141,8 +141,8 @@ def command(
 
     from localllm.server.app import create_app
     from localllm.server.listening import listen
-    from localllm.server.models import Source
     from localllm.server.running import announced
+    from localllm.server.slots import Source
 
     def loader(model: LocalModel) -> Callable[[int], Engine]:
         return lambda reserved: load_engine(model, loading, parallel, reserved)[0]
@@ -210,8 +210,8 @@ def _server_options(
     models: int,
 ) -> ServerOptions:
     from localllm.server.app import ServerOptions
+    from localllm.server.keep_alive import KEEP_ALIVE, NEVER, keep_alive_seconds
     from localllm.server.logs import KINDS
-    from localllm.server.models import KEEP_ALIVE, NEVER, keep_alive_seconds
 
     if limits.log not in KINDS:
         raise UsageError(f"--log {limits.log}: must be one of {', '.join(KINDS)}")

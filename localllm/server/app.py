@@ -27,11 +27,13 @@ from localllm.server import (
 )
 from localllm.server.access import KeyCheck, PageGuard, is_loopback
 from localllm.server.errors import ApiError
+from localllm.server.keep_alive import KEEP_ALIVE
 from localllm.server.limits import MOST_BYTES, BodyLimit
 from localllm.server.metrics import Metrics
-from localllm.server.models import KEEP_ALIVE, Models, Slot, Source, find_service
+from localllm.server.models import Models, find_service
 from localllm.server.records import Recorder, Reporter
 from localllm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from localllm.server.slots import Slot, Source
 
 router = APIRouter()
 

@@ -4,147 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import math
-import re
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from fastapi import Request
 
-from localllm.engine import memory
 from localllm.engine.engine import Engine
 from localllm.engine.machine import available_memory
-from localllm.engine.memory import Need, ShortageError
-from localllm.errors import LocalLLMError, UsageError
-from localllm.gguf import GGUFFile
+from localllm.engine.memory import ShortageError
+from localllm.errors import LocalLLMError
 from localllm.hub.facts import recommended_params
-from localllm.models.registry import load_definition
 from localllm.server.errors import ApiError
+from localllm.server.keep_alive import NEVER, keep_alive_seconds
 from localllm.server.metrics import Metrics
 from localllm.server.records import current_record
 from localllm.server.service import Service
-
-KEEP_ALIVE = 300.0  # seconds
-NEVER = math.inf  # to unload
+from localllm.server.slots import Slot, Source
 
 _TIMER_SECONDS = 0.05  # that a timer may be early
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_TIME = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+")
-
-
-def keep_alive_seconds(value: str | float) -> float:
-    """Seconds of idle time after which a model is unloaded, as Ollama's `keep_alive` has them.
-
-    A number of seconds, or a text such as "5m" or "1h30m"; what is negative means never.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    text = str(value).strip()
-    try:
-        seconds = float(text)
-    except ValueError:
-        plain = text.removeprefix("-")
-        if not _TIME.fullmatch(plain):
-            seconds = math.nan
-        else:
-            parts = re.findall(r"([\d.]+)(ms|s|m|h)", plain)
-            seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-            seconds = -seconds if plain != text else seconds
-    if not math.isfinite(seconds):
-        raise UsageError(f"keep_alive {text[:40]!r}: is no time", 'seconds, "5m", 0, or -1: never')
-    return NEVER if seconds < 0 else seconds
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from.
-
-    Attributes:
-        name: what clients call it.
-        path: of its file.
-        load: makes the engine, which takes long; told the bytes of memory that it must leave to
-            the models beside it.
-        context: tokens; None: see `Engine.load`, as for the others.
-        texts: how many of that length its KV memory is to hold.
-        kv_type: of the KV memory.
-    """
-
-    name: str
-    path: Path
-    load: Callable[[int], Engine]
-    context: int | None = None
-    texts: int = 1
-    kv_type: str = "f16"
-
-    def need(self) -> Need:
-        """What it would take with all that was asked for."""
-        file = GGUFFile.open(self.path)
-        config = load_definition(file, self.context).config
-        context = memory.choose_context(file, config, self.context, sys.maxsize, self.kv_type)
-        return memory.estimate(file, config, context * self.texts, self.kv_type)
-
-
-class Slot:
-    """One model of the server, loaded or not.
-
-    Attributes:
-        service: the loaded model; None: it is not.
-        loading: the load under way.
-        holders: requests that hold it.
-        requests: that have come for it.
-        keep_alive: seconds that it stays when nobody holds it.
-        used: when it was let go last, on the monotonic clock.
-    """
-
-    def __init__(self, source: Source, keep_alive: float) -> None:
-        self.source = source
-        self.service: Service | None = None
-        self.loading: asyncio.Task[None] | None = None
-        self.holders = 0
-        self.requests = 0
-        self.keep_alive = keep_alive
-        self.used = time.monotonic()
-        self.timer: asyncio.TimerHandle | None = None
-
-    @property
-    def idle(self) -> bool:
-        """Whether it is loaded and nobody holds it."""
-        return self.service is not None and not self.holders
-
-    @property
-    def idle_seconds(self) -> float:
-        """Since when nobody holds it."""
-        return 0.0 if self.holders else time.monotonic() - self.used
-
-    def describe(self) -> dict[str, Any]:
-        """What it is and does, for who runs the server."""
-        found: dict[str, Any] = {
-            "model": self.source.name,
-            "path": str(self.source.path),
-            "state": "loading" if self.loading else "loaded" if self.service else "unloaded",
-            "busy": self.holders,
-            "requests": self.requests,
-        }
-        if self.service is None:
-            return found
-        engine, use = self.service.engine, self.service.engine.occupancy
-        stays = max(0.0, self.keep_alive - self.idle_seconds)
-        return found | {
-            "memory": _need_of(self.service.engine, self.source.kv_type).total,
-            "context": engine.context,
-            "running": use.running,
-            "waiting": use.waiting,
-            "pages": {"total": use.pages, "held": use.held, "cached": use.kept},
-            "idle_seconds": round(self.idle_seconds, 3),
-            "unloads_in": None if stays == NEVER else round(stays, 3),
-        }
 
 
 class Models:
@@ -293,7 +171,7 @@ class Models:
             if slot.service is not None:
                 engine = slot.service.engine
                 use = engine.occupancy
-                total += _need_of(engine, slot.source.kv_type).kv * use.free / use.pages
+                total += slot.source.need_of(engine).kv * use.free / use.pages
         return int(total)
 
     def _let_go(self, slot: Slot) -> None:
@@ -371,9 +249,3 @@ def _note_failure(load: asyncio.Task[None]) -> None:
     """Look at what a load ended with, which nobody does where all requests for it have gone."""
     if not load.cancelled():
         load.exception()
-
-
-def _need_of(engine: Engine, kv_type: str) -> Need:
-    """What a loaded model takes when its KV memory is full."""
-    tokens = engine.occupancy.pages * engine.runner.page_size
-    return memory.estimate(engine.file, engine.config, tokens, kv_type)

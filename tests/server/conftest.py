@@ -18,8 +18,8 @@ from fastapi import FastAPI
 from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
 from localllm.server.app import ServerOptions, create_app
-from localllm.server.models import Source
 from localllm.server.service import Service
+from localllm.server.slots import Source
 
 PROGRAM = [sys.executable, "-c", "from localllm.cli.app import main; main()"]
 

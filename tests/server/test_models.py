@@ -18,7 +18,8 @@ from localllm.evaluate.synthetic import random_model
 from localllm.hub.names import resolve
 from localllm.server import models
 from localllm.server.app import ServerOptions, create_app
-from localllm.server.models import NEVER, Source, keep_alive_seconds
+from localllm.server.keep_alive import NEVER, keep_alive_seconds
+from localllm.server.slots import Source
 from tests.server.conftest import Threaded
 
 PATH = resolve(None).path
@@ -192,7 +193,7 @@ def test_a_model_in_use_stays_until_the_answer_is_complete(server):
 
 
 def test_memory_is_made_for_another_by_least_recent_use(server, monkeypatch):
-    room = models._need_of(Engine.load(PATH, context=512, texts=4), "f16").total
+    room = server.loads.source("one").need().total
 
     def available() -> int:  # room for two of them
         taken = sum(slot.service is not None for slot in slots.values())

@@ -15,7 +15,7 @@ from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
 from localllm.server import tracing
 from localllm.server.app import ServerOptions, create_app
-from localllm.server.models import Source
+from localllm.server.slots import Source
 from tests.server.conftest import Threaded
 
 SECRET = "xyzzy-plugh"
@@ -108,8 +108,9 @@ def test_metrics_count_what_was_answered(server):
     after = samples(server.url)
     written = sum(usage["completion_tokens"] for usage in answers)
     assert change("generation_tokens_total", name) == written
-    assert change("prompt_tokens_total", name) == sum(4 * [answers[0]["prompt_tokens"]])
-    assert change("prefix_cache_hits_total", name) > 0
+    cached = sum(usage["prompt_tokens_details"]["cached_tokens"] for usage in answers)
+    assert change("prompt_tokens_total", name) == 2 * answers[0]["prompt_tokens"]
+    assert change("prefix_cache_hits_total", name) == cached > 0
     assert change("time_to_first_token_seconds_count", name) == 4
     assert change("inter_token_latency_seconds_count", name) == written - 4
     assert change("e2e_request_latency_seconds_count", name) == 2
