@@ -70,12 +70,20 @@ class Setting:
 
     @classmethod
     def of(cls, model: Path, threads: int) -> Setting:
-        """The setting for a model file."""
+        """The setting for a model file.
+
+        Raises:
+            LocalLLMError: so few of its tokens have a text that streams would show nothing.
+        """
         file = GGUFFile.open(model)
         pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
         text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
         trained = load_definition(file).config.context_length
-        prompts = Prompts(load_tokenizer(file).encode(text, add_special=False))
+        tokenizer = load_tokenizer(file)
+        with_text = sum(bool(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
+        if 2 * with_text < tokenizer.vocab_size:
+            raise LocalLLMError(f"{model}: most of its tokens have no text: nothing is streamed")
+        prompts = Prompts(tokenizer.encode(text, add_special=False))
         return cls(model, threads, min(8192, trained), prompts)
 
     def ours(self) -> Contestant:
