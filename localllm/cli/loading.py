@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from localllm.engine.engine import Engine
 
 
-def load_engine(model: LocalModel, options: EngineOptions, texts: int = 1) -> tuple[Engine, float]:
-    """The engine for a model with room for so many texts, and the seconds that loading took."""
+def load_engine(
+    model: LocalModel, options: EngineOptions, texts: int = 1, reserved: int = 0
+) -> tuple[Engine, float]:
+    """The engine for a model with room for so many texts, and the seconds that loading took.
+
+    It leaves the `reserved` bytes of the machine's memory to others.
+    """
     settled = settle(options)
     arguments = engine_arguments(settled)
     draft = settled.draft or "lookup"
@@ -32,7 +37,7 @@ def load_engine(model: LocalModel, options: EngineOptions, texts: int = 1) -> tu
 
         if small is not None:  # said before minutes are spent on loading
             require_drafts(settled.device or "cpu", settled.kv_cache is not False)
-        engine = Engine.load(model.path, texts=texts, **arguments)
+        engine = Engine.load(model.path, texts=texts, reserved=reserved, **arguments)
         if small is not None:
             engine.draft_with(Engine.load(small.path, **arguments | {"context": engine.context}))
         seconds = time.perf_counter() - start

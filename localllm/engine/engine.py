@@ -24,7 +24,7 @@ from localllm.engine.machine import available_memory, default_threads, kernels, 
 from localllm.engine.pages import PAGE_SIZE, OutOfPagesError, PageLeakError, PagePool
 from localllm.engine.reading import Reader
 from localllm.engine.runner import Logits, NativeRunner, Rows, Runner
-from localllm.engine.scheduler import STEP_TOKENS, Chunk, Scheduler
+from localllm.engine.scheduler import STEP_TOKENS, Chunk, Occupancy, Scheduler
 from localllm.engine.sequence import Sequence, Stats, Token
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
 from localllm.gguf import GGUFFile
@@ -96,6 +96,7 @@ class Engine:
         kv_cache: bool = True,
         packed: PackedCache | None = None,
         drafter: Callable[[], Drafter] | None = PromptLookup,
+        reserved: int = 0,
     ) -> Engine:
         """Load a model file.
 
@@ -110,6 +111,7 @@ class Engine:
             kv_cache: see the class.
             packed: where packed weights are kept for the next start; None: nowhere.
             drafter: see the class; on the CPU only.
+            reserved: bytes of the machine's memory that others will still take.
 
         Raises:
             ModelFileError: the file cannot be run.
@@ -123,7 +125,7 @@ class Engine:
         file = GGUFFile.open(path)
         model = load_definition(file, context)
         config = model.config
-        available = available_memory()
+        available = max(0, available_memory() - reserved)
         chosen = memory.choose_context(file, config, context, available, kv_type)
         if chosen != (context or config.context_length):
             model = load_definition(file, chosen)
@@ -240,6 +242,11 @@ class Engine:
     def busy(self) -> bool:
         """Whether there is a sequence to step."""
         return bool(self._scheduler.running or self._scheduler.waiting)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """The sequences and pages in use; any thread may ask."""
+        return self._scheduler.occupancy
 
     def logits(self, tokens: Ids[int], rows: int = 128) -> Iterator[Logits]:
         """Logits after every token of a text, float32[<= rows, vocab] at a time, nothing drawn.

@@ -76,6 +76,11 @@ class PagePool:
         """Pages that can be had now, kept ones included."""
         return len(self._free) + len(self._kept)
 
+    @property
+    def kept(self) -> int:
+        """Pages that no table holds, but whose content is known."""
+        return len(self._kept)
+
     def pages_for(self, tokens: int) -> int:
         """Pages that so many tokens fill or begin."""
         return -(-tokens // self.page_size)

@@ -23,9 +23,7 @@ Choice = dict[str, Any]
 @router.post("/chat/completions")
 async def chat_completions(asked: ChatRequest, request: Request) -> Response:
     """Answer a conversation."""
-    return await respond(
-        request, asked.model, asked.stream, lambda service: ChatReply(service, asked)
-    )
+    return await respond(request, asked, asked.stream, lambda service: ChatReply(service, asked))
 
 
 class ChatReply:

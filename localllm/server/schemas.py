@@ -128,6 +128,7 @@ class Sampling(Body):
     """
 
     model: str | None = None
+    keep_alive: str | Number | None = None
     temperature: Number | None = None
     top_p: Number | None = None
     top_k: int | None = None
