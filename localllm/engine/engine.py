@@ -14,6 +14,7 @@ import numpy as np
 from localllm.decoding import GenerationParams, Sampler, TextStream
 from localllm.decoding.drafting import Drafter, PromptLookup, Speculation
 from localllm.engine import memory
+from localllm.engine.adapters import Adapter, Adapters
 from localllm.engine.batch import Batch
 from localllm.engine.draft_model import DraftModel
 from localllm.engine.machine import available_memory, default_threads, kernels, require_threads
@@ -74,6 +75,8 @@ class Engine:
         self.drafter = drafter
         self.device = device
         self.last_stats = Stats()
+        self.adapters = Adapters(runner)
+        self.default_adapter: str | None = None  # of sequences for which none is named
         self.notes: list[str] = []  # what the user should know of how the model was loaded
         self._scheduler = self._fresh_scheduler(budget)
 
@@ -170,6 +173,22 @@ class Engine:
         model = DraftModel(small.compute, pages, small.context, size)
         self.drafter = lambda: model
 
+    def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Load a LoRA adapter, a GGUF file or a folder of PEFT, while sequences are under way.
+
+        Its name is that of the file, without ".gguf", where none is given.
+
+        Raises:
+            UsageError, ModelFileError, LocalLLMError: see ``Adapters.load``.
+        """
+        model = load_definition(self.file, self.context)
+        name = Path(path).resolve().name.removesuffix(".gguf") if name is None else name
+        return self.adapters.load(path, name, model)
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter; UsageError where sequences use it, or there is none."""
+        self.adapters.drop(name)
+
     @property
     def chat_template(self) -> str | None:
         """The model's own Jinja template, if the file has one."""
@@ -183,11 +202,13 @@ class Engine:
         """
         return self.run(self.sequence(prompt, params))
 
-    def sequence(self, prompt: Ids[int], params: GenerationParams) -> Sequence:
+    def sequence(
+        self, prompt: Ids[int], params: GenerationParams, adapter: str | None = None
+    ) -> Sequence:
         """What ``add`` takes: a checked prompt and everything its answer needs. Any thread may ask.
 
         Raises:
-            UsageError: an empty prompt, or a token id outside the vocabulary.
+            UsageError: an empty prompt, a token id outside the vocabulary, or no such adapter.
             ContextFullError: the prompt leaves no room in the context.
         """
         tokens = [int(token) for token in prompt]
@@ -201,7 +222,11 @@ class Engine:
         if params.max_tokens is not None:
             longest = min(longest, len(tokens) + params.max_tokens)
         speculation = Speculation(self.drafter()) if self.drafter and self.kv_cache else None
-        return Sequence(tokens, sampler, stream, longest, speculation)
+        sequence = Sequence(tokens, sampler, stream, longest, speculation)
+        adapter = adapter or self.default_adapter
+        if adapter is not None:
+            self.adapters.use(adapter, sequence)
+        return sequence
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; ``step`` fills its outbox."""
@@ -210,6 +235,7 @@ class Engine:
     def remove(self, sequence: Sequence) -> None:
         """Take the pages of a sequence back; one that has ended is left alone."""
         self._scheduler.remove(sequence)
+        self.adapters.release(sequence)
 
     @property
     def busy(self) -> bool:

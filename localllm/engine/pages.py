@@ -29,10 +29,15 @@ class PageLeakError(Exception):
 
 @dataclass
 class Table:
-    """The pages of one sequence in order, and the hashes of its full ones already known."""
+    """The pages of one sequence in order, and the hashes of its full ones already known.
+
+    Attributes:
+        adapter: with which keys and values are computed: those of another one are never found.
+    """
 
     pages: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
+    adapter: int | None = None
 
 
 class PagePool:
@@ -61,11 +66,11 @@ class PagePool:
         """Pages that so many tokens fill or begin."""
         return -(-tokens // self.page_size)
 
-    def match(self, tokens: Sequence[int]) -> Table:
+    def match(self, tokens: Sequence[int], adapter: int | None = None) -> Table:
         """A table that holds the longest known prefix of these tokens, in full pages."""
-        table = Table()
+        table = Table(adapter=adapter)
         for at in range(self.page_size, len(tokens) + 1, self.page_size):
-            key = self._hash(table.hashes, tokens[at - self.page_size : at])
+            key = self._hash(table, tokens[at - self.page_size : at])
             page = self._page_of.get(key)
             if page is None:
                 break
@@ -78,7 +83,7 @@ class PagePool:
         """Make the full pages of the first ``computed`` tokens known to ``match``."""
         for at in range(len(table.hashes), computed // self.page_size):
             start = at * self.page_size
-            key = self._hash(table.hashes, tokens[start : start + self.page_size])
+            key = self._hash(table, tokens[start : start + self.page_size])
             table.hashes.append(key)
             page = table.pages[at]
             if key not in self._page_of and page not in self._hash_of:
@@ -89,7 +94,7 @@ class PagePool:
         """A second table on the same pages."""
         for page in table.pages:
             self._references[page] += 1
-        return Table(list(table.pages), list(table.hashes))
+        return Table(list(table.pages), list(table.hashes), table.adapter)
 
     def needed(self, table: Table, start: int, stop: int) -> int:
         """How many pages ``writable`` would take."""
@@ -157,12 +162,15 @@ class PagePool:
         if any(problems.values()):
             raise PageLeakError(", ".join(name for name, found in problems.items() if found))
 
-    def _hash(self, chain: list[bytes], tokens: Sequence[int]) -> bytes:
-        """The name of a page's content: its tokens and all before them.
+    def _hash(self, table: Table, tokens: Sequence[int]) -> bytes:
+        """The name of the content of a table's next page: the adapter, its tokens, all before them.
 
         A cryptographic hash, because a collision would show one prompt's content to another.
         """
-        before = chain[-1] if chain else b""
+        if table.hashes:
+            before = table.hashes[-1]
+        else:
+            before = b"" if table.adapter is None else table.adapter.to_bytes(8, "little")
         return blake2b(before + np.asarray(tokens, np.int64).tobytes(), digest_size=16).digest()
 
     def _take(self) -> int:

@@ -148,7 +148,7 @@ class Scheduler:
         sequence = self.waiting[0]
         if self.reuse:
             # The last token is computed in any case: its logits are wanted.
-            sequence.table = self.pool.match(sequence.tokens[:-1])
+            sequence.table = self.pool.match(sequence.tokens[:-1], sequence.adapter)
             sequence.computed = len(sequence.table.pages) * self.pool.page_size
         needed = self.pool.needed(sequence.table, sequence.computed, len(sequence.tokens))
         if needed + len(self.running) > self.pool.available:

@@ -61,6 +61,9 @@ class Sequence:
         stream: turns them into text.
         longest: tokens of prompt and answer at most.
         speculation: drafts tokens for it, if anything does.
+
+    Attributes:
+        adapter: the runner's number of the one it is computed with; None: with the model alone.
     """
 
     def __init__(
@@ -76,11 +79,17 @@ class Sequence:
         self.stream = stream
         self.longest = longest
         self.speculation = speculation
+        self.adapter: int | None = None
         self.computed = 0  # leading tokens whose keys and values lie in the pages
         self.table = Table()
         self.outbox: deque[Token] = deque()
         self.error: BaseException | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
+
+    @property
+    def ended(self) -> bool:
+        """Whether its last token was drawn, or an error ended it."""
+        return self.error is not None or self.stats.finish_reason is not None
 
     @property
     def missing(self) -> int:
