@@ -71,6 +71,8 @@ class Adapters(Mapping[str, Adapter]):
             ModelFileError: the adapter cannot be used with the model.
             LocalLLMError: there is too little memory, said before any is taken.
         """
+        if not name:
+            raise UsageError(f"adapter {path}: a name is needed")
         file = open_adapter(path, model)
         available = available_memory()
         if 2 * file.nbytes > available:  # as it is read, and as the runner keeps it
@@ -79,8 +81,8 @@ class Adapters(Mapping[str, Adapter]):
                 f"{in_bytes(available)} are available"
             )
         with self._lock:
-            if not name or name in self._loaded:
-                raise UsageError(f"adapter {name!r}: " + ("the name is taken" if name else "empty"))
+            if name in self._loaded:
+                raise UsageError(f"adapter {name!r}: the name is taken")
             number = self._runner.add_adapter(file.read())
             adapter = Adapter(name, file.path, file.rank, file.nbytes, number)
             self._loaded[name] = adapter
