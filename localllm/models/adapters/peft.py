@@ -75,6 +75,8 @@ def read_peft(folder: Path, model: Model) -> dict[str, Pair]:
         raise ModelFileError(f"{path}: no such file", "weights in other formats are not read")
     halves: dict[str, dict[str, StoredTensor]] = {}
     for tensor in read_safetensors(path).values():
+        if tensor.name.endswith(".base_layer.weight"):  # the model's own, saved beside a head's
+            continue
         match = _TENSOR.fullmatch(tensor.name)
         if match is None:
             raise ModelFileError(
