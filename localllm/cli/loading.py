@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from localllm.engine.engine import Engine
 
 
-def load_engine(model: LocalModel, options: EngineOptions, texts: int = 1) -> tuple[Engine, float]:
-    """The engine for a model with room for so many texts, and the seconds that loading took."""
+def load_engine(
+    model: LocalModel, options: EngineOptions, texts: int = 1, adapter: str | None = None
+) -> tuple[Engine, float]:
+    """The engine for a model with room for so many texts, and the seconds that loading took.
+
+    With an adapter, all that it answers is computed with that.
+    """
     settled = settle(options)
     arguments = engine_arguments(settled)
     draft = settled.draft or "lookup"
@@ -35,6 +40,8 @@ def load_engine(model: LocalModel, options: EngineOptions, texts: int = 1) -> tu
         engine = Engine.load(model.path, texts=texts, **arguments)
         if small is not None:
             engine.draft_with(Engine.load(small.path, **arguments | {"context": engine.context}))
+        if adapter is not None:
+            engine.default_adapter = engine.load_adapter(adapter).name
         seconds = time.perf_counter() - start
     for note in engine.notes:
         print(f"note: {note}", file=sys.stderr)
