@@ -26,7 +26,7 @@ size_t Linear::scratch(const Kernels& kernels, const Step& step) const {
 void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
     const int n = rows(step), k = targets[0].weight->cols;
     if (n == 0) return;
-    const Corrections corrections(kernels, *this, step);
+    Corrections corrections(kernels, *this, step);
     const size_t inputs = both_rooms(n, k) + corrections.input_bytes();
     uint8_t* memory = step.scratch + (each_alone(n) ? inputs * team.index : 0);
     uint8_t* adapted = memory + both_rooms(n, k);
@@ -53,6 +53,7 @@ void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
         team.claim(step.counters[counter + 1], corrections.reductions(),
                    [&](int index) { corrections.reduce(index, adapted, reduced); });
         team.barrier();
+        corrections.gather(reduced);
     }
 
     auto add_bias = [](const Target& target, const Tile& tile, int first, int count, float* y) {
@@ -71,8 +72,7 @@ void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
     };
     Corrections::Addend correction;
     auto multiply_by = [&](const Target& target, int slab, auto put) {
-        if (!corrections.none())
-            corrections.expand(static_cast<int>(&target - targets.data()), slab, reduced, correction);
+        if (!corrections.none()) corrections.expand(static_cast<int>(&target - targets.data()), slab, correction);
         multiply(kernels, *target.weight, slab, tiles, prepared, [&](const Tile& tile, int first, int count, float* y) {
             add_bias(target, tile, first, count, y);
             correction.add(tile, first, count, y);
