@@ -145,6 +145,7 @@ int Program::add_adapter(const std::vector<AdapterSource>& sources) {
         }
     }
     adapter->memory = Memory(bytes);
+    adapter->memory.use_huge_pages();
     uint8_t* at = adapter->memory.data();
     for (const Job& job : jobs) {
         job.matrix->data = at;
