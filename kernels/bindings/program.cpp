@@ -439,7 +439,7 @@ void bind_program(nb::module_& m) {
         .def("step", &Builder::step, nb::arg("cache"), nb::arg("tokens").noconvert(), nb::arg("lengths").noconvert(),
              nb::arg("past").noconvert(), nb::arg("tables").noconvert(), nb::arg("rows").noconvert(),
              nb::arg("adapters").noconvert() = nb::none())
-        .def("adapter", &Builder::adapter, nb::arg("weights"), nb::arg("a"), nb::arg("b"))
+        .def("adapter", &Builder::adapter, nb::arg("weights"), nb::arg("a").noconvert(), nb::arg("b").noconvert())
         .def("drop_adapter", &Builder::drop_adapter, nb::arg("number"));
 }
 
