@@ -73,6 +73,7 @@ class Adapters(Mapping[str, Adapter]):
         """
         if not name:
             raise UsageError(f"adapter {path}: a name is needed")
+        self._require_free(name)
         file = open_adapter(path, model)
         available = available_memory()
         if 2 * file.nbytes > available:  # as it is read, and as the runner keeps it
@@ -80,10 +81,10 @@ class Adapters(Mapping[str, Adapter]):
                 f"{path}: not enough memory: the adapter needs {in_bytes(2 * file.nbytes)}; "
                 f"{in_bytes(available)} are available"
             )
+        terms = file.read()
         with self._lock:
-            if name in self._loaded:
-                raise UsageError(f"adapter {name!r}: the name is taken")
-            number = self._runner.add_adapter(file.read())
+            self._require_free(name)  # somebody else may have been quicker
+            number = self._runner.add_adapter(terms)
             adapter = Adapter(name, file.path, file.rank, file.nbytes, number)
             self._loaded[name] = adapter
         return adapter
@@ -118,6 +119,10 @@ class Adapters(Mapping[str, Adapter]):
         with self._lock:
             for adapter in self._loaded.values():
                 adapter.users.discard(sequence)
+
+    def _require_free(self, name: str) -> None:
+        if name in self._loaded:
+            raise UsageError(f"adapter {name!r}: the name is taken")
 
     def _known(self, name: str) -> Adapter:
         if name not in self._loaded:

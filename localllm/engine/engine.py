@@ -181,6 +181,7 @@ class Engine:
         Raises:
             UsageError, ModelFileError, LocalLLMError: see ``Adapters.load``.
         """
+        self.file.require_unchanged()
         model = load_definition(self.file, self.context)
         name = Path(path).resolve().name.removesuffix(".gguf") if name is None else name
         return self.adapters.load(path, name, model)

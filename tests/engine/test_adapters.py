@@ -1,5 +1,7 @@
 """Adapters in the engine: the merged model is the oracle, and nobody sees another's adapter."""
 
+from threading import Thread
+
 import numpy as np
 import pytest
 
@@ -163,6 +165,30 @@ def test_pages_are_not_shared_between_adapters(files):
     engine.load_adapter(made["one"][0], "one")  # as far as anybody knows, another one
     assert ids(engine.run(engine.sequence(PROMPT, greedy(8), "one"))) == answers["one"]
     assert engine.last_stats.cached_tokens == 0
+
+
+def test_adapters_come_and_go_while_a_text_is_written(files):
+    base, made = files
+    engine = load(base)
+    engine.load_adapter(made["one"][0], "one")
+    alone = ids(engine.run(engine.sequence(PROMPT, greedy(40), "one")))
+    rounds = []
+
+    def come_and_go():
+        for _ in range(20):
+            engine.load_adapter(made["two"][0], "two")
+            engine.drop_adapter("two")
+            rounds.append(1)
+
+    thread = Thread(target=come_and_go)
+    thread.start()
+    answers = []
+    while thread.is_alive():
+        answers.append(ids(engine.run(engine.sequence(PROMPT, greedy(40), "one"))))
+    thread.join()
+    assert len(rounds) == 20
+    assert all(answer == alone for answer in answers)
+    assert list(engine.adapters) == ["one"]
 
 
 def test_drafts_change_nothing(files):
