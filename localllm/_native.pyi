@@ -118,5 +118,12 @@ class Program:
     ) -> None: ...
     def output(self, name: str, buffer: int) -> None: ...
     def step(
-        self, cache: Cache, tokens: Ints, lengths: Ints, past: Ints, tables: Ints, rows: Ints
+        self,
+        cache: Cache,
+        tokens: Ints,
+        lengths: Ints,
+        past: Ints,
+        tables: Ints,
+        rows: Ints,
+        only: str = "",
     ) -> dict[str, Floats]: ...

@@ -14,3 +14,12 @@ def vocabs() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared vocabularies beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def templates() -> Path:
+    """The folder of real models' chat templates; the test is skipped where it is absent."""
+    folder = SHARED / "data" / "templates"
+    if not folder.is_dir():
+        pytest.skip("no shared templates beside this checkout")
+    return folder

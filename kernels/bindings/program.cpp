@@ -260,11 +260,16 @@ class Builder {
     }
     void output(const std::string& name, int buffer) {
         require(!program.operations.empty() && program.operations.back()->on_selected, "output: select the rows first");
-        for (const auto& [other, id] : program.outputs) require(id != buffer, "output: the buffer is one already");
-        program.outputs.emplace_back(name, buffer_id(buffer));
+        for (const Output& other : program.outputs) {
+            require(other.buffer != buffer, "output: the buffer is one already");
+            require(other.name != name, "output: there is one of that name");
+        }
+        program.add_output(name, buffer_id(buffer));
     }
 
-    nb::dict step(const Cache& cache, Ints tokens, Ints lengths, Ints past, IntTable tables, Ints selected) {
+    // With `only`, that output alone, and nothing is computed that comes after it.
+    nb::dict step(const Cache& cache, Ints tokens, Ints lengths, Ints past, IntTable tables, Ints selected,
+                  const std::string& only) {
         Step s;
         s.cache = &cache;
         s.rows = static_cast<int>(tokens.size());
@@ -296,16 +301,20 @@ class Builder {
         require(s.selected_rows <= s.rows, "step: more rows selected than there are");
         for (size_t i = 0; i < selected.size(); ++i)
             require(selected.data()[i] >= 0 && selected.data()[i] < s.rows, "step: selected row outside the batch");
+        const auto& outputs = program.outputs;
+        const auto wanted =
+            std::find_if(outputs.begin(), outputs.end(), [&](const Output& output) { return output.name == only; });
+        require(only.empty() || wanted != outputs.end(), "step: no such output");
         {
             nb::gil_scoped_release release;
             const std::lock_guard<std::mutex> lock(running_);
-            program.run(s);
+            program.run(s, only.empty() ? nullptr : &*wanted);
         }
         nb::dict results;
-        for (size_t i = 0; i < program.outputs.size(); ++i) {
-            const auto& [name, id] = program.outputs[i];
-            const size_t width = program.widths[id];
-            results[name.c_str()] = own(s.outputs[i].release(), {static_cast<size_t>(s.selected_rows), width});
+        for (size_t i = 0; i < outputs.size(); ++i) {
+            if (!only.empty() && outputs[i].name != only) continue;
+            const size_t width = program.widths[outputs[i].buffer];
+            results[outputs[i].name.c_str()] = own(s.outputs[i].release(), {static_cast<size_t>(s.selected_rows), width});
         }
         return results;
     }
@@ -392,7 +401,8 @@ void bind_program(nb::module_& m) {
              nb::arg("down"), nb::arg("used"), nb::arg("normalise"), nb::arg("scale"), nb::arg("kind"))
         .def("output", &Builder::output, nb::arg("name"), nb::arg("buffer"))
         .def("step", &Builder::step, nb::arg("cache"), nb::arg("tokens").noconvert(), nb::arg("lengths").noconvert(),
-             nb::arg("past").noconvert(), nb::arg("tables").noconvert(), nb::arg("rows").noconvert());
+             nb::arg("past").noconvert(), nb::arg("tables").noconvert(), nb::arg("rows").noconvert(),
+             nb::arg("only") = "");
 }
 
 }  // namespace localllm

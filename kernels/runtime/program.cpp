@@ -112,15 +112,16 @@ void Program::add(std::unique_ptr<Operation> operation) {
     counters_ = std::make_unique<std::atomic<int>[]>(2 * operations.size());
 }
 
-void Program::run(Step& step) {
+void Program::run(Step& step, const Output* until) {
     size_t scratch = 0, floats = 0;
+    const size_t count = until ? until->operations : operations.size();
     step.threads = pool.size();
-    for (const auto& operation : operations) scratch = std::max(scratch, operation->scratch(kernels, step));
+    for (size_t i = 0; i < count; ++i) scratch = std::max(scratch, operations[i]->scratch(kernels, step));
     if (scratch > scratch_.bytes()) scratch_ = Memory(scratch);
     const auto size = [&](size_t buffer) { return static_cast<size_t>(widths[buffer]) * step.rows; };
     const auto room = [&](size_t buffer) {  // in the arena: none for outputs
-        for (const auto& [name, output] : outputs)
-            if (static_cast<size_t>(output) == buffer) return size_t{0};
+        for (const Output& output : outputs)
+            if (static_cast<size_t>(output.buffer) == buffer) return size_t{0};
         return align64(size(buffer));
     };
     for (size_t i = 0; i < widths.size(); ++i) floats += room(i);
@@ -133,11 +134,12 @@ void Program::run(Step& step) {
         floats += room(i);
     }
     step.outputs.clear();
-    for (const auto& [name, buffer] : outputs) {
-        step.outputs.emplace_back(new float[size(buffer)]);  // untouched where rows are not selected
-        step.buffers[buffer] = step.outputs.back().get();
+    for (const Output& output : outputs) {
+        // Untouched where rows are not selected, or the output is not computed.
+        step.outputs.emplace_back(new float[size(output.buffer)]);
+        step.buffers[output.buffer] = step.outputs.back().get();
     }
-    for (size_t i = 0; i < 2 * operations.size(); ++i) counters_[i].store(0, std::memory_order_relaxed);
+    for (size_t i = 0; i < 2 * count; ++i) counters_[i].store(0, std::memory_order_relaxed);
     step.counters = counters_.get();
     step.rotations.resize(rotations.size());
     for (size_t i = 0; i < rotations.size(); ++i)
@@ -157,9 +159,9 @@ void Program::run(Step& step) {
                 }
         }
         team.barrier();
-        for (size_t i = 0; i < operations.size(); ++i) {
+        for (size_t i = 0; i < count; ++i) {
             operations[i]->run(kernels, step, team);
-            if (i + 1 < operations.size()) team.barrier();
+            if (i + 1 < count) team.barrier();
         }
     });
 }

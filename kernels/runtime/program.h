@@ -56,6 +56,13 @@ struct Table {
     const uint8_t* data;
 };
 
+// A result: a buffer, and how many operations stood before it when it was named.
+struct Output {
+    std::string name;
+    int buffer;
+    size_t operations;
+};
+
 struct RotationSpec {
     int frequencies;  // id of a vector of inverse frequencies
     float scale;
@@ -74,7 +81,7 @@ class Program {
     std::vector<int> widths;  // of the buffers
     std::vector<std::unique_ptr<Operation>> operations;
     std::vector<RotationSpec> rotations;
-    std::vector<std::pair<std::string, int>> outputs;  // name, buffer; each buffer once
+    std::vector<Output> outputs;  // each buffer once
 
     // Packs a weight of GGUF rows on all threads; returns its id.
     int add_weight(PackedMatrix shape, const uint8_t* data);
@@ -96,7 +103,9 @@ class Program {
     uint64_t checksum(const uint8_t* data, size_t bytes);
     // Adds an operation; `on_selected` is set once a Select has been added.
     void add(std::unique_ptr<Operation> operation);
-    void run(Step& step);
+    void add_output(const std::string& name, int buffer) { outputs.push_back({name, buffer, operations.size()}); }
+    // All operations, or only those before an output.
+    void run(Step& step, const Output* until = nullptr);
 
   private:
     bool selected_ = false;

@@ -19,7 +19,8 @@ int main(int count, char** names) {
                                                         {"measure", test_measure},
                                                         {"largest", test_largest},
                                                         {"experts_room", test_experts_room},
-                                                        {"programs", test_programs}};
+                                                        {"programs", test_programs},
+                                                        {"outputs", test_outputs}};
     for (const auto& [name, run] : parts) {
         bool wanted = count == 1;
         for (int i = 1; i < count; ++i) wanted |= std::string(names[i]) == name;

@@ -140,7 +140,7 @@ class Model {
         cap->width = vocabulary;
         cap->cap = 30.0f;
         program_.add(std::move(cap));
-        if (random_.below(2)) program_.outputs.emplace_back("logits", logits_);
+        if (random_.below(2)) program_.add_output("logits", logits_);
     }
 
     int width, vocabulary, kv_heads, heads, head_dim, layers;
@@ -348,6 +348,31 @@ void test_programs() {
                               static_cast<int>(seed), threads);
                 }
             }
+}
+
+// What comes after an output is not computed where that one alone is wanted.
+void test_outputs() {
+    struct Counting final : Operation {
+        int runs = 0;
+        int* counted = &runs;
+        void run(const Kernels&, const Step&, Team& team) const override { *counted += team.index == 0; }
+    };
+    Program program(2);
+    program.widths = {16, 16};
+    std::vector<const Counting*> counting;
+    for (int buffer : {0, 1}) {
+        auto operation = std::make_unique<Counting>();
+        counting.push_back(operation.get());
+        program.add(std::move(operation));
+        program.add_output(buffer ? "second" : "first", buffer);
+    }
+    Step step;
+    step.rows = 1;
+    program.run(step, &program.outputs[0]);
+    check(counting[0]->runs == 1 && counting[1]->runs == 0, "what comes after an output was computed");
+    program.run(step, &program.outputs[1]);
+    program.run(step);
+    check(counting[0]->runs == 3 && counting[1]->runs == 2, "what comes before an output was not computed");
 }
 
 // Weights packed for a file are the weights packed in memory, and the checksum tells one byte.

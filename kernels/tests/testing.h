@@ -85,5 +85,6 @@ void test_measure();
 void test_largest();
 void test_experts_room();
 void test_programs();
+void test_outputs();
 
 }  // namespace localllm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from localllm.chat.answer import Answer, Engine
@@ -53,19 +53,19 @@ class ChatSession:
     def encode(self, messages: Sequence[Message], **variables: Any) -> tuple[str, list[int]]:
         """The prompt (see ``prompt``) as text and as ids, one BOS in front where one is due.
 
-        Special tokens that the template writes are parsed. A control token that a message spells
-        out, such as `<|im_end|>`, stays text: while the template is rendered, a character that is
-        not used otherwise stands in for it. Where that changes what the template makes of the
-        message, the prompt is parsed as a whole.
+        Special tokens that the template writes are parsed. A control token that a message or a tool
+        spells out, such as `<|im_end|>`, stays text: while the template is rendered, a character
+        that is not used otherwise stands in for it. Where that changes what the template makes of
+        the message, the prompt is parsed as a whole.
         """
         tokenizer = self.engine.tokenizer
         prompt = text = self.prompt(messages, **variables)
         unused = (chr(code) for code in _PRIVATE_USE if chr(code) not in prompt)
-        hide = dict(zip(self._controls(messages), unused, strict=False))
+        hide = dict(zip(self._controls([*messages, variables]), unused, strict=False))
         stand_ins = {stand_in: control for control, stand_in in hide.items()}
         if hide:
             hidden = [_with_texts_replaced(message, hide) for message in messages]
-            rendered = self.prompt(hidden, **variables)
+            rendered = self.prompt(hidden, **_replaced_within(variables, hide))
             if _replaced(rendered, stand_ins) == prompt:
                 text = rendered
         ids = tokenizer.encode(text, add_special=False, parse_special=True, stand_ins=stand_ins)
@@ -95,11 +95,10 @@ class ChatSession:
             return False
         return any(self.template.knows(close) for _, close in TAGS)
 
-    def _controls(self, messages: Sequence[Message]) -> list[str]:
-        """Texts of the control tokens that the messages spell out, the longest first."""
-        texts = [value for message in messages for value in message.values()]
+    def _controls(self, given: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Texts of the control tokens that messages or tools spell out, the longest first."""
         find = self.engine.tokenizer.control_texts
-        found = {control for text in texts if isinstance(text, str) for control in find(text)}
+        found = {control for text in _texts_within(given) for control in find(text)}
         return sorted(found, key=lambda control: (-len(control), control))
 
     def _has_token(self, text: str) -> bool:
@@ -113,9 +112,34 @@ class ChatSession:
 
 def _with_texts_replaced(message: Message, replacements: Mapping[str, str]) -> Message:
     return {
-        key: _replaced(value, replacements) if isinstance(value, str) and key != "role" else value
+        key: value if key == "role" else _replaced_within(value, replacements)
         for key, value in message.items()
     }
+
+
+def _texts_within(value: Any) -> Iterator[str]:
+    """All texts in nested JSON, names of fields among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (key, *_texts_within(inner))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts_within(inner)
+
+
+def _replaced_within(value: Any, replacements: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return _replaced(value, replacements)
+    if isinstance(value, Mapping):
+        return {
+            _replaced(key, replacements): _replaced_within(inner, replacements)
+            for key, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_replaced_within(inner, replacements) for inner in value]
+    return value
 
 
 def _replaced(text: str, replacements: Mapping[str, str]) -> str:

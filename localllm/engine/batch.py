@@ -21,7 +21,7 @@ class Batch:
         lengths: int32[S], rows of each sequence.
         past: int32[S], computed tokens before them.
         tables: int32[S, P], pages of each sequence; entries beyond its last are 0 and not read.
-        rows: int32[R], rows whose logits are wanted.
+        rows: int32[R], rows whose outputs are wanted.
     """
 
     tokens: Ints
@@ -32,7 +32,7 @@ class Batch:
 
     @classmethod
     def of(cls, chunks: list[Chunk], every_row: bool = False) -> Batch:
-        """The batch of some chunks; logits of the rows they want, or of every row."""
+        """The batch of some chunks; outputs of the rows they want, or of every row."""
         texts = [np.array(chunk.tokens, np.int32) for chunk in chunks]
         tokens = np.concatenate(texts)
         lengths = np.array([len(text) for text in texts], np.int32)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from localllm.engine.batch import Batch
-from localllm.engine.runner import Logits
+from localllm.engine.runner import Rows
 from localllm.models.blocks import Model
 from localllm.ops.eager import EagerCache, WeightStore, run
+from localllm.ops.tracer import drop_unused, record
 
 _Memory = dict[int, tuple[Tensor, Tensor]]  # by layer: [pages * page_size, kv_heads, head_dim]
 
@@ -36,25 +37,26 @@ class EagerRunner:
     ) -> None:
         self.pages = pages
         self.page_size = page_size
-        self._model = model
+        recorded = record(model)
+        self._programs = {name: drop_unused(recorded, [name]) for name in ("hidden", "logits")}
         self._store = WeightStore(device, dtype)
         self._memory: _Memory = {}
 
     @torch.no_grad()
-    def step(self, batch: Batch) -> Logits:
+    def step(self, batch: Batch, output: str = "logits") -> Rows:
         """See ``Runner.step``."""
         # A definition computes at least one row to the end; where none is wanted, it is dropped.
         rows = batch.rows if len(batch.rows) else batch.lengths[:1] - 1
         outputs = run(
-            self._model,
+            self._programs[output],
             torch.from_numpy(batch.tokens).long(),
             self._store,
             lengths=batch.lengths.tolist(),
             cache=_PagedCache(self._memory, batch, self.pages, self.page_size),
             rows=torch.from_numpy(rows).long(),
         )
-        logits: Logits = outputs["logits"].float().cpu().numpy()
-        return logits[: len(batch.rows)]
+        found: Rows = outputs[output].float().cpu().numpy()
+        return found[: len(batch.rows)]
 
     def copy_page(self, source: int, target: int) -> None:
         """See ``Runner.copy_page``."""

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import numpy as np
 
@@ -19,8 +21,9 @@ from localllm.engine import memory
 from localllm.engine.batch import Batch
 from localllm.engine.draft_model import DraftModel
 from localllm.engine.machine import available_memory, default_threads, kernels, require_threads
-from localllm.engine.pages import PAGE_SIZE, PageLeakError, PagePool
-from localllm.engine.runner import Logits, NativeRunner, Runner
+from localllm.engine.pages import PAGE_SIZE, OutOfPagesError, PageLeakError, PagePool
+from localllm.engine.reading import Reader
+from localllm.engine.runner import Logits, NativeRunner, Rows, Runner
 from localllm.engine.scheduler import STEP_TOKENS, Chunk, Scheduler
 from localllm.engine.sequence import Sequence, Stats, Token
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
@@ -78,6 +81,7 @@ class Engine:
         self.last_stats = Stats()
         self.notes: list[str] = []  # what the user should know of how the model was loaded
         self._scheduler = self._fresh_scheduler(budget)
+        self._readers: WeakSet[Reader] = WeakSet()
 
     @classmethod
     def load(
@@ -241,31 +245,61 @@ class Engine:
         Raises:
             UsageError, ContextFullError: as of ``generate``.
         """
-        tokens = [int(token) for token in tokens]
-        self._require_fitting(tokens, self.context, answer=0)
+        return self._rows_of(tokens, "logits", rows)
+
+    def hidden(self, tokens: Ids[int]) -> Iterator[Rows]:
+        """Final hidden states, normed, of every token: float32[<= STEP_TOKENS, width] at a time.
+
+        Raises:
+            UsageError, ContextFullError: as of ``generate``.
+        """
+        return self._rows_of(tokens, "hidden", STEP_TOKENS)
+
+    def read(self, texts: Ids[Ids[int]], output: str, most: int = STEP_TOKENS) -> Reader:
+        """What computes an output for every token of some texts; to be closed.
+
+        Args:
+            texts: token ids.
+            output: "logits" or "hidden".
+            most: tokens in a step.
+
+        Raises:
+            UsageError, ContextFullError: as of ``generate``.
+        """
+        prompts = [[int(token) for token in text] for text in texts]
+        for prompt in prompts:
+            self._require_fitting(prompt, self.context, answer=0)
         sampler = Sampler(GenerationParams(), self.tokenizer.vocab_size)
         stream = TextStream(StreamingDetokenizer(self.tokenizer))
-        sequence = Sequence(tokens, sampler, stream, self.context)
-        pool = self._scheduler.pool
+        sequences = [Sequence(prompt, sampler, stream, self.context) for prompt in prompts]
+        compute = partial(self.compute, output=output)
+        scheduler = self._scheduler
+        reader = Reader(scheduler.pool, compute, sequences, lambda: min(most, scheduler.room))
+        self._readers.add(reader)
+        return reader
+
+    def _rows_of(self, text: Ids[int], output: str, most: int) -> Iterator[Rows]:
+        reader = self.read([text], output, most)
         try:
-            for start in range(0, len(tokens), rows):
-                count = min(rows, len(tokens) - start)
-                pool.writable(sequence.table, start, start + count)
-                chunk = Chunk(sequence, start, count)
-                yield self.compute(Batch.of([chunk], every_row=True))
+            while reader.waiting:
+                for _, rows in reader.step():
+                    yield rows
         finally:
-            pool.release(sequence.table)
+            reader.close()
 
     def step(self) -> None:
         """Compute one step of all sequences under way.
 
         An exception that is not one sequence's own ends them all; the engine stays usable.
+
+        Raises:
+            OutOfPagesError: readers hold the pages that all sequences wait for; none was ended.
         """
         started = time.perf_counter()
         try:
             plan = self._scheduler.schedule()
             if not plan.chunks:
-                raise LocalLLMError(
+                raise OutOfPagesError(
                     "no sequence can go on: other readers hold all pages of the KV memory"
                 )
             for source, target in plan.copies:
@@ -285,6 +319,8 @@ class Engine:
                 self._draw(chunk, found[-1 - len(chunk.drafts) :])
             decoding += [False] * (len(chunks) - len(decoding))
             self._note_time(chunks, decoding, time.perf_counter() - started)
+        except OutOfPagesError:
+            raise
         except BaseException as error:
             self._abandon(error)
             raise
@@ -306,14 +342,14 @@ class Engine:
         finally:
             self.remove(sequence)
 
-    def compute(self, batch: Batch) -> Logits:
-        """The logits of a batch, float32[R, vocab].
+    def compute(self, batch: Batch, output: str = "logits") -> Rows:
+        """An output of a batch: see ``Runner.step``.
 
         Raises:
             ModelFileError: the model file was cut short meanwhile.
         """
         self.file.require_unchanged()  # embeddings are read from the mapped file
-        return self.runner.step(batch)
+        return self.runner.step(batch, output)
 
     def _read_prompt(self, chunk: Chunk, rows: list[Logits]) -> None:
         """Note how likely the prompt's own tokens were, where that is wanted."""
@@ -404,8 +440,10 @@ class Engine:
         try:
             for sequence in sequences:
                 self._scheduler.remove(sequence)
-            self._scheduler.pool.check([])
+            self._scheduler.pool.check([t for reader in self._readers for t in reader.tables])
         except (PageLeakError, LookupError):
+            for reader in self._readers:
+                reader.abandon()
             self._scheduler = self._fresh_scheduler(self._scheduler.budget)
 
     def _fresh_scheduler(self, budget: int) -> Scheduler:

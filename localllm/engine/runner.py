@@ -11,7 +11,8 @@ from localllm.engine.batch import Batch
 from localllm.models.blocks import Model
 from localllm.ops.native import Place, lower
 
-Logits = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.float32]
+Logits = Rows
 
 
 class Runner(Protocol):
@@ -20,8 +21,12 @@ class Runner(Protocol):
     pages: int
     page_size: int
 
-    def step(self, batch: Batch) -> Logits:
-        """Compute all rows, write their keys and values, return logits float32[R, vocab]."""
+    def step(self, batch: Batch, output: str = "logits") -> Rows:
+        """Compute all rows, write their keys and values.
+
+        Returns:
+            float32[R, vocab] for "logits"; for "hidden" [R, width], and the head is not computed.
+        """
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy the keys and values of a page, all layers."""
@@ -55,18 +60,24 @@ class NativeRunner:
         config = model.config
         self.pages = pages
         self.page_size = page_size
-        self._program: Any = lower(trace(model, outputs=("logits",)), threads, place=place)
+        self._program: Any = lower(trace(model, outputs=("hidden", "logits")), threads, place=place)
         self._cache: Any = _native.Cache(
             config.layers, config.kv_heads, config.head_dim, pages, page_size, kv_type
         )
 
-    def step(self, batch: Batch) -> Logits:
+    def step(self, batch: Batch, output: str = "logits") -> Rows:
         """See ``Runner.step``."""
         outputs = self._program.step(
-            self._cache, batch.tokens, batch.lengths, batch.past, batch.tables, batch.rows
+            self._cache,
+            batch.tokens,
+            batch.lengths,
+            batch.past,
+            batch.tables,
+            batch.rows,
+            only=output,
         )
-        logits: Logits = outputs["logits"]
-        return logits
+        rows: Rows = outputs[output]
+        return rows
 
     def copy_page(self, source: int, target: int) -> None:
         """See ``Runner.copy_page``."""

@@ -138,6 +138,12 @@ class Scheduler:
                 self._preempt()
         return plan
 
+    @property
+    def room(self) -> int:
+        """Tokens that may be computed before the next step, so that answers keep their pace."""
+        answers = sum(sequence.missing == 1 for sequence in self.running)
+        return min(self.budget, self.pace.allowance(answers, 1)) if answers else self.budget
+
     def complete(self, plan: Plan) -> None:
         """Note that a step was computed."""
         for chunk in plan.chunks:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from localllm.engine.engine import Engine
+from localllm.engine.pages import OutOfPagesError
 from localllm.engine.sequence import Sequence, Token
 from localllm.errors import LocalLLMError
+
+T = TypeVar("T")
 
 
 class QueueFullError(LocalLLMError):
@@ -43,6 +47,7 @@ class Worker:
         self._most = most
         self._changed = threading.Condition()
         self._orders: deque[tuple[Callable[[Sequence], None], Sequence]] = deque()
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._closing = False
         self._live: dict[int, Sequence] = {}  # let in, and not ended
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -70,6 +75,24 @@ class Worker:
         with self._changed:
             self._order(self._forget, sequence)
 
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run something on the engine between two steps, which wait for it: it should be short.
+
+        One call is run between two steps; the others wait for the next.
+
+        Returns:
+            its result or its failure, on the worker's thread; a call that was not begun can be
+            cancelled. After ``close`` calls fail.
+        """
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closing:
+                future.set_exception(QueueFullError("the server is going down"))
+            else:
+                self._calls.append((function, future))
+                self._changed.notify()
+        return future
+
     def close(self) -> None:
         """End everything under way and the thread."""
         with self._changed:
@@ -88,21 +111,36 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._orders or self._closing or self.engine.busy):
+                while not (self._orders or self._calls or self._closing or self.engine.busy):
                     self._changed.wait()
                 while self._orders:
                     what, sequence = self._orders.popleft()
                     what(sequence)
                 if self._closing:
                     break
+                call = self._calls.popleft() if self._calls else None
+            if call is not None:
+                _answer(*call)
             if self.engine.busy:
-                with suppress(Exception):  # every sequence that it ended knows why
-                    self.engine.step()
+                self._step()
                 self._bring()
         for sequence in list(self._live.values()):
-            sequence.error = LocalLLMError("the server was stopped")
+            sequence.error = _stopped()
             self.engine.remove(sequence)
         self._bring()
+        for _, future in self._calls:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_stopped())
+
+    def _step(self) -> None:
+        try:
+            self.engine.step()
+        except OutOfPagesError:
+            with self._changed:  # what holds the pages goes on with the next call
+                if not (self._orders or self._calls or self._closing):
+                    self._changed.wait(1)
+        except Exception:
+            pass  # every sequence that it ended knows why
 
     def _bring(self) -> None:
         """Deliver what the sequences' outboxes hold; those that ended are forgotten."""
@@ -120,3 +158,17 @@ class Worker:
                     self._forget(sequence)
         if deliveries:
             self._deliver(deliveries)
+
+
+def _answer(function: Callable[[], Any], future: Future[Any]) -> None:
+    """Run a call, unless it was cancelled."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _stopped() -> LocalLLMError:
+    return LocalLLMError("the server was stopped")

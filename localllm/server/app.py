@@ -11,13 +11,21 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from localllm import __version__
 from localllm.engine.engine import Engine
-from localllm.server import chat_completions, completions, errors, messages, responses
+from localllm.server import (
+    chat_completions,
+    completions,
+    embeddings,
+    errors,
+    messages,
+    page,
+    responses,
+)
 from localllm.server.errors import ApiError
 from localllm.server.replying import find_service
 from localllm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from localllm.server.service import Service
 
-OPEN_PATHS = frozenset({"/health"})  # need no key
+OPEN_PATHS = frozenset({"/health"}) | page.PATHS  # need no key
 router = APIRouter()
 
 
@@ -46,6 +54,8 @@ def create_app(
     app.include_router(completions.router)
     app.include_router(responses.router)
     app.include_router(messages.router)
+    app.include_router(embeddings.router)
+    app.include_router(page.router)
     if api_keys:
         _require_key(app, api_keys)
     return app

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from localllm.chat.call_parser import ToolCall
 from localllm.decoding.logprobs import Logprob
-from localllm.server.turns import Call, Piece
+from localllm.server.turns import Piece
 
 Kind = Literal["reasoning", "text", "call"]
 
@@ -29,7 +30,7 @@ class Block:
 
     index: int
     kind: Kind
-    call: Call | None = None
+    call: ToolCall | None = None
     text: str = ""
     likely: list[Logprob] = field(default_factory=list)
     whole: bool = False
@@ -89,7 +90,7 @@ class Blocks:
             self.finish_reason = piece.finish_reason
             yield from self._end(whole=piece.finish_reason != "length")
 
-    def _grow(self, kind: Kind, text: str, call: Call | None = None) -> Iterator[Change]:
+    def _grow(self, kind: Kind, text: str, call: ToolCall | None = None) -> Iterator[Change]:
         if self._open is not None and self._open.kind != kind:
             yield from self._end(whole=True)
         if self._open is None:

@@ -7,17 +7,23 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from localllm.chat.session import ChatSession
 from localllm.decoding.constraint import Constraint, ConstraintCompiler
 from localllm.decoding.params import GenerationParams
+from localllm.engine.embedding import Embedding
 from localllm.engine.engine import Engine
+from localllm.engine.pages import OutOfPagesError
+from localllm.engine.runner import Rows
 from localllm.engine.sequence import Sequence, Token
-from localllm.engine.worker import Delivery, Worker
+from localllm.engine.worker import Delivery, QueueFullError, Worker
 from localllm.server.errors import as_api_error
 
+T = TypeVar("T")
+
 MOST_ANSWERS = 256  # under way or waiting at once
+MOST_EMBEDDINGS = 64  # requests under way at once
 
 
 class Answers:
@@ -86,6 +92,7 @@ class Service:
         self.created = int(time.time())
         self._loop = asyncio.get_running_loop()
         self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}  # by the id of a sequence under way
+        self._embedding = 0  # requests under way
         self._worker = Worker(engine, self._from_worker, MOST_ANSWERS)
 
     def close(self) -> None:
@@ -131,6 +138,31 @@ class Service:
         self._worker.submit(answers.leaders)
         for sequence in answers.sequences:
             self._inboxes[id(sequence)] = answers.inbox
+
+    async def embed(self, texts: list[list[int]], pooling: str) -> Rows:
+        """The vectors of some texts, float32 [texts, width]; answers go on between the steps.
+
+        Raises:
+            UsageError, ContextFullError: a text cannot be computed.
+            QueueFullError: too many requests are here already.
+        """
+        if self._embedding >= MOST_EMBEDDINGS:
+            raise QueueFullError(f"{self._embedding} requests for embeddings are under way")
+        self._embedding += 1
+        try:
+            embedding = await self._between_steps(lambda: Embedding(self.engine, texts, pooling))
+            try:
+                while embedding.waiting:
+                    with suppress(OutOfPagesError):  # what holds them goes on before the next call
+                        await self._between_steps(embedding.step)
+                return embedding.vectors
+            finally:
+                self._worker.call(embedding.close)  # a step that was cancelled may still be running
+        finally:
+            self._embedding -= 1
+
+    async def _between_steps(self, function: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self._worker.call(function))
 
     def cancel(self, sequence: Sequence) -> None:
         """End an answer; one that has ended is left alone."""

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from localllm.chat.call_parser import ToolCall
 from localllm.chat.reasoning import ReasoningParser
 from localllm.chat.structured import json_constraint
 from localllm.decoding.logprobs import Logprob
@@ -44,21 +45,6 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Call:
-    """A function that the model calls.
-
-    Attributes:
-        id: of the call.
-        name: of the function.
-        arguments: JSON text of an object.
-    """
-
-    id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
 class Piece:
     """What a token brought to an answer.
 
@@ -78,7 +64,7 @@ class Piece:
     token: int
     logprob: Logprob | None
     finish_reason: str | None
-    calls: tuple[Call, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
 
 def encode(service: Service, turn: Turn) -> tuple[str, list[int]]:

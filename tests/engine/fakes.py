@@ -13,6 +13,7 @@ from localllm.engine.engine import Engine
 from localllm.gguf import GGUFFile
 
 VOCABULARY = 64
+WIDTH = 8
 EOG = 63
 PROMPT = [5, 9, 2, 33, 41, 7, 7, 8, 12, 50, 3]
 
@@ -32,7 +33,7 @@ class FakeRunner:
         self.batches = []
         self.fail = None  # an exception to raise in the next step
 
-    def step(self, batch):
+    def step(self, batch, output="logits"):
         self.batches.append(batch)
         if self.fail is not None:
             error, self.fail = self.fail, None
@@ -55,7 +56,8 @@ class FakeRunner:
             written |= places
             self.memory[slots] = batch.tokens[end - length : end]
         logits = [self._history(batch, ends, row) for row in batch.rows]
-        return np.array(logits, np.float32).reshape(len(batch.rows), VOCABULARY)
+        rows = np.array(logits, np.float32).reshape(len(batch.rows), VOCABULARY)
+        return rows[:, :WIDTH] if output == "hidden" else rows
 
     def _history(self, batch, ends, row):
         sequence = int(np.searchsorted(ends, row, "right"))
@@ -84,6 +86,7 @@ class FakeTokenizer:
 
 class FakeConfig:
     context_length = 1024
+    width = WIDTH
 
 
 def fake_engine(context=256, *, pages=None, page_size=4, budget=512, kv_cache=True, drafter=None):

@@ -126,7 +126,7 @@ def test_a_long_prompt_does_not_stop_an_answer_under_way():
 
 def test_no_pages_at_all_is_an_error_and_not_a_hang():
     engine = fake_engine(16, page_size=4)
-    reading = engine.logits([1] * 16, rows=16)
+    reading = engine.logits([1] * 16, rows=8)
     next(reading)
     with pytest.raises(LocalLLMError, match="hold all pages"):
         list(engine.generate([1], greedy(1)))
@@ -432,8 +432,8 @@ def test_useless_logits_end_their_own_sequence_only():
     engine = fake_engine()
     step = engine.runner.step
 
-    def spoiled(batch):
-        logits = step(batch)
+    def spoiled(batch, output):
+        logits = step(batch, output)
         if len(logits) == 2 and len(engine.runner.batches) > 4:
             logits[1] = np.nan
         return logits

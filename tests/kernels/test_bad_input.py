@@ -182,11 +182,14 @@ def test_operations(program, call):
         getattr(program, name)(*arguments)
 
 
-def test_a_buffer_is_one_output_at_most(program):
+def test_a_buffer_and_a_name_are_one_output_at_most(program):
     program.select(1, 0)
     program.output("y", 1)
     with pytest.raises(REFUSED):
         program.output("z", 1)
+    program.select(2, 0)
+    with pytest.raises(REFUSED):
+        program.output("y", 2)
 
 
 @pytest.mark.parametrize("count", [0, -1, 2**63, 1.5])
@@ -332,6 +335,8 @@ STEPS = [
     {"cache": _native.Cache(2, 2, 48, 4, PAGE, "f16")},
     {"cache": _native.Cache(2, 2, 32, 3, PAGE, "f16")},
     {"cache": None},
+    {"only": "x"},
+    {"only": None},
 ]
 
 

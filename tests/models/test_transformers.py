@@ -140,14 +140,15 @@ def metadata(arch, **more):
     return {"general.architecture": arch} | {f"{arch}.{key}": v for key, v in values.items()}
 
 
-def assert_same_logits(model, file):
+def assert_same_outputs(model, file):
     tokens = torch.randint(VOCAB, (TOKENS,), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        expected = model(tokens[None]).logits[0]
-        found = eager.run(load_definition(file), tokens)["logits"]
-    error = float((expected - found).abs().max() / expected.abs().max())
-    print("max relative error", error)
-    assert error <= 1e-4
+        outputs = model(tokens[None], output_hidden_states=True)
+        found = eager.run(load_definition(file), tokens)
+    for name, expected in (("hidden", outputs.hidden_states[-1][0]), ("logits", outputs.logits[0])):
+        error = float((expected - found[name]).abs().max() / expected.abs().max())
+        print("max relative error of", name, error)
+        assert error <= 1e-4
 
 
 def unpermuted(name, values):
@@ -162,14 +163,14 @@ def test_llama(rope):
     if rope is LLAMA3_ROPE:
         tensors["rope_freqs.weight"] = llama3_rope_factors(PHI_PAIRS, 500000.0, 64)
     base = rope["rope_theta"]
-    assert_same_logits(model, memory_file(metadata("llama", rope__freq_base=base), tensors))
+    assert_same_outputs(model, memory_file(metadata("llama", rope__freq_base=base), tensors))
 
 
 def test_mixtral():
     model = peer("Mixtral", num_local_experts=EXPERTS, num_experts_per_tok=EXPERTS_USED)
     tensors = gguf_tensors(model, change=unpermuted)
     keys = metadata("llama", expert_count=EXPERTS, expert_used_count=EXPERTS_USED)
-    assert_same_logits(model, memory_file(keys, tensors))
+    assert_same_outputs(model, memory_file(keys, tensors))
 
 
 @pytest.mark.parametrize("rope", [DEFAULT_ROPE, YARN_ROPE], ids=["plain", "yarn"])
@@ -182,14 +183,14 @@ def test_qwen2(rope):
             "rope.scaling.factor": 4.0,
             "rope.scaling.original_context_length": 64,
         }
-    assert_same_logits(model, memory_file(metadata("qwen2", **more), gguf_tensors(model)))
+    assert_same_outputs(model, memory_file(metadata("qwen2", **more), gguf_tensors(model)))
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["head", "tied"])
 def test_qwen3(tied):
     model = peer("Qwen3", head_dim=32, tie_word_embeddings=tied)
     keys = metadata("qwen3", attention__key_length=32, attention__value_length=32)
-    assert_same_logits(model, memory_file(keys, gguf_tensors(model)))
+    assert_same_outputs(model, memory_file(keys, gguf_tensors(model)))
 
 
 def test_qwen3moe():
@@ -209,7 +210,7 @@ def test_qwen3moe():
         expert_used_count=EXPERTS_USED,
         expert_feed_forward_length=EXPERT_FFN,
     )
-    assert_same_logits(model, memory_file(keys, gguf_tensors(model)))
+    assert_same_outputs(model, memory_file(keys, gguf_tensors(model)))
 
 
 def test_gemma3():
@@ -240,12 +241,12 @@ def test_gemma3():
         rope__scaling__type="linear",
         rope__scaling__factor=8.0,
     )
-    assert_same_logits(model, memory_file(keys, tensors))
+    assert_same_outputs(model, memory_file(keys, tensors))
 
 
 def test_phi3():
     model = peer("Phi3")
-    assert_same_logits(model, memory_file(metadata("phi3"), gguf_tensors(model)))
+    assert_same_outputs(model, memory_file(metadata("phi3"), gguf_tensors(model)))
 
 
 def test_phi3_with_long_factors():
@@ -259,4 +260,4 @@ def test_phi3_with_long_factors():
         rope__scaling__original_context_length=64,
         rope__scaling__attn_factor=math.sqrt(1 + math.log(CONTEXT / 64) / math.log(64)),
     )
-    assert_same_logits(model, memory_file(keys, tensors))
+    assert_same_outputs(model, memory_file(keys, tensors))

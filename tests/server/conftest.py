@@ -17,8 +17,8 @@ from localllm.server.app import create_app
 class Running:
     """A server and its engine."""
 
-    def __init__(self, *keys: str) -> None:
-        self.engine = Engine.load(resolve(None).path, context=512, texts=4)
+    def __init__(self, *keys: str, context: int = 512, texts: int = 4) -> None:
+        self.engine = Engine.load(resolve(None).path, context=context, texts=texts)
         app = create_app("tiny-chat", self.engine, {}, keys)
         config = uvicorn.Config(app, port=0, log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
@@ -26,16 +26,20 @@ class Running:
         self._thread.start()
         while not self._server.started:
             time.sleep(0.01)
+        self.service = app.state.service
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
 
     def require_idle(self) -> None:
         """Wait until nothing is under way; then no page may be held."""
         deadline = time.monotonic() + 10
-        while self.engine.busy and time.monotonic() < deadline:
+        while self._held() and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert not self.engine.busy
+        assert not self._held()
         self.engine._scheduler.pool.check([])
+
+    def _held(self) -> bool:
+        return self.engine.busy or any(reader.tables for reader in list(self.engine._readers))
 
     def close(self) -> None:
         self._server.should_exit = True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from localllm.server.turns import Call, Piece, TurnAnswers
+from localllm.chat.call_parser import ToolCall
+from localllm.server.turns import Piece, TurnAnswers
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, pieces: list[Piece]) -> None:
@@ -28,6 +29,6 @@ THINKS_SPEAKS_CALLS = [
     piece(),  # the tag that ends it
     piece("I look "),
     piece("it up."),
-    piece(calls=[Call("call_1", "weather", '{"city": "Bern"}')]),
-    piece(calls=[Call("call_2", "weather", '{"city": "Rom"}')], end="tool_calls"),
+    piece(calls=[ToolCall("weather", '{"city": "Bern"}', "call_1")]),
+    piece(calls=[ToolCall("weather", '{"city": "Rom"}', "call_2")], end="tool_calls"),
 ]
