@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 
 def load_engine(
-    model: LocalModel, options: EngineOptions, texts: int = 1, reserved: int = 0
+    model: LocalModel,
+    options: EngineOptions,
+    texts: int = 1,
+    reserved: int = 0,
+    adapter: str | None = None,
 ) -> tuple[Engine, float]:
     """The engine for a model with room for so many texts, and the seconds that loading took.
 
-    It leaves the `reserved` bytes of the machine's memory to others.
+    It leaves the `reserved` bytes of the machine's memory to others. With an adapter, all that it
+    answers is computed with that.
     """
     settled = settle(options)
     arguments = engine_arguments(settled)
@@ -40,6 +45,8 @@ def load_engine(
         engine = Engine.load(model.path, texts=texts, reserved=reserved, **arguments)
         if small is not None:
             engine.draft_with(Engine.load(small.path, **arguments | {"context": engine.context}))
+        if adapter is not None:
+            engine.default_adapter = engine.load_adapter(adapter).name
         seconds = time.perf_counter() - start
     for note in engine.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -18,6 +18,7 @@ from localllm.decoding.constraint import Constraint
 from localllm.decoding.drafting import Drafter, PromptLookup, Speculation
 from localllm.decoding.logprobs import Logprob, logprob
 from localllm.engine import memory
+from localllm.engine.adapters import Adapter, Adapters
 from localllm.engine.batch import Batch
 from localllm.engine.draft_model import DraftModel
 from localllm.engine.machine import available_memory, default_threads, kernels, require_threads
@@ -79,6 +80,8 @@ class Engine:
         self.drafter = drafter
         self.device = device
         self.last_stats = Stats()
+        self.adapters = Adapters(runner)
+        self.default_adapter: str | None = None  # of sequences for which none is named
         self.notes: list[str] = []  # what the user should know of how the model was loaded
         self._scheduler = self._fresh_scheduler(budget)
         self._readers: WeakSet[Reader] = WeakSet()
@@ -178,6 +181,23 @@ class Engine:
         model = DraftModel(small.compute, pages, small.context, size)
         self.drafter = lambda: model
 
+    def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Load a LoRA adapter, a GGUF file or a folder of PEFT, while sequences are under way.
+
+        Its name is that of the file, without ".gguf", where none is given.
+
+        Raises:
+            UsageError, ModelFileError, LocalLLMError: see ``Adapters.load``.
+        """
+        self.file.require_unchanged()
+        model = load_definition(self.file, self.context)
+        name = Path(path).resolve().name.removesuffix(".gguf") if name is None else name
+        return self.adapters.load(path, name, model)
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter; UsageError where sequences use it, or there is none."""
+        self.adapters.drop(name)
+
     @property
     def chat_template(self) -> str | None:
         """The model's own Jinja template, if the file has one."""
@@ -196,6 +216,7 @@ class Engine:
         prompt: Ids[int],
         params: GenerationParams,
         *,
+        adapter: str | None = None,
         context: int | None = None,
         logprobs: int | None = None,
         reads_prompt: bool = False,
@@ -207,6 +228,7 @@ class Engine:
         Args:
             prompt: token ids.
             params: how to answer.
+            adapter: name of a loaded one; None: `default_adapter`.
             context: most tokens of prompt and answer, at most the engine's.
             logprobs: see `Sequence`.
             reads_prompt: see `Sequence`.
@@ -214,7 +236,7 @@ class Engine:
             shown: control tokens that are part of its text.
 
         Raises:
-            UsageError: an empty prompt, or a token id outside the vocabulary.
+            UsageError: an empty prompt, a token id outside the vocabulary, or no such adapter.
             ContextFullError: the prompt leaves no room in the context.
         """
         tokens = [int(token) for token in prompt]
@@ -228,7 +250,11 @@ class Engine:
         if params.max_tokens is not None:
             longest = min(longest, len(tokens) + params.max_tokens)
         speculation = Speculation(self.drafter()) if self.drafter and self.kv_cache else None
-        return Sequence(tokens, sampler, stream, longest, speculation, logprobs, reads_prompt)
+        sequence = Sequence(tokens, sampler, stream, longest, speculation, logprobs, reads_prompt)
+        adapter = adapter or self.default_adapter
+        if adapter is not None:
+            self.adapters.use(adapter, sequence)
+        return sequence
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence, and with it those that fork from it; ``step`` fills their outboxes."""
@@ -237,6 +263,7 @@ class Engine:
     def remove(self, sequence: Sequence) -> None:
         """Take the pages of a sequence back; one that has ended is left alone."""
         self._scheduler.remove(sequence)
+        self.adapters.release(sequence)
 
     @property
     def busy(self) -> bool:

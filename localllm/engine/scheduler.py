@@ -256,7 +256,8 @@ class Scheduler:
         return self._names(sequence, (len(sequence.tokens) - 1) // self.pool.page_size)
 
     def _names(self, sequence: Sequence, count: int) -> list[bytes]:
-        return sequence.names.first(count, sequence.tokens, self.pool.page_size)
+        names, tokens = sequence.names, sequence.tokens
+        return names.first(count, tokens, self.pool.page_size, sequence.adapter)
 
     def _preempt(self) -> None:
         """Send the newest running sequence back to the head of the queue, without its pages."""

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from localllm.decoding.params import GenerationParams
 from localllm.server.conversation import Conversation
-from localllm.server.schemas import Body, Sampling
+from localllm.server.schemas import Body, JsonObject, Sampling
 from localllm.server.turns import Turn
 
 
@@ -56,7 +56,7 @@ class ToolUseBlock(Cached):
     type: Literal["tool_use"]
     id: str
     name: str
-    input: dict[str, Any]
+    input: JsonObject
 
 
 def _as_blocks(content: Any) -> Any:
@@ -150,7 +150,7 @@ class Tool(Cached):
     type: Literal["custom"] | None = None
     name: Annotated[str, Field(min_length=1)]
     description: str | None = None
-    input_schema: dict[str, Any]
+    input_schema: JsonObject
     strict: bool | None = None
 
     @property
@@ -204,7 +204,7 @@ class OutputFormat(Body):
     """The form of the answer's text."""
 
     type: Literal["json_schema"]
-    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    json_schema: Annotated[JsonObject, Field(alias="schema")]
 
 
 class OutputConfig(Body):
@@ -223,7 +223,7 @@ class Asked(Cached):
     tool_choice: Annotated[ToolChoice | NamedTool, Discriminator("type")] | None = None
     thinking: Annotated[ThinkingOn | ThinkingLeft, Discriminator("type")] | None = None
     output_config: OutputConfig | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
 
     @field_validator("messages")
     @classmethod

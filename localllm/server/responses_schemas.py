@@ -10,7 +10,14 @@ from pydantic_core import PydanticCustomError
 
 from localllm.chat.structured import ANY_OBJECT
 from localllm.server.conversation import Conversation
-from localllm.server.schemas import MOST_LIKELY, Body, Effort, Sampling, effort_variables
+from localllm.server.schemas import (
+    MOST_LIKELY,
+    Body,
+    Effort,
+    JsonObject,
+    Sampling,
+    effort_variables,
+)
 from localllm.server.turns import Turn
 
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -134,7 +141,7 @@ class FunctionTool(Body):
     type: Literal["function"]
     name: Annotated[str, Field(min_length=1)]
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
     @property
@@ -157,7 +164,7 @@ class TextFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
     description: str | None = None
-    json_schema: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    json_schema: Annotated[JsonObject | None, Field(alias="schema")] = None
     strict: bool | None = None
 
     @model_validator(mode="after")
@@ -210,7 +217,7 @@ class ResponsesRequest(Sampling):
     max_tool_calls: None = None
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     truncation: Literal["disabled"] | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from localllm.chat.structured import ANY_OBJECT
 from localllm.decoding.params import GenerationParams
@@ -15,6 +17,7 @@ from localllm.server.errors import ApiError
 MOST_ANSWERS = 16  # to one prompt
 MOST_PROMPTS = 64  # of one request
 MOST_LIKELY = 20  # tokens told of at each place
+MOST_NESTED = 100  # levels of an object of any fields
 
 
 class Body(BaseModel):
@@ -115,6 +118,23 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
+def _bounded(value: dict[str, Any]) -> dict[str, Any]:
+    level: list[Any] = [value]
+    for _ in range(MOST_NESTED):
+        if any(isinstance(one, float) and not math.isfinite(one) for one in level):
+            raise PydanticCustomError("number", "JSON has finite numbers only")
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (dict, list))
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return value
+    raise PydanticCustomError("nested", "nests deeper than {most} levels", {"most": MOST_NESTED})
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_bounded)]
 Number = Annotated[float, Field(strict=False)]  # 1 is a number too
 Effort = Literal["none", "minimal", "low", "medium", "high"]  # of reasoning
 
@@ -218,7 +238,7 @@ class NamedSchema(Body):
 
     name: str | None = None
     description: str | None = None
-    json_schema: dict[str, Any] = Field(alias="schema")
+    json_schema: JsonObject = Field(alias="schema")
     strict: bool | None = None
 
 
@@ -250,7 +270,7 @@ class ChatRequest(Generation):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] = 0
     reasoning_effort: Effort | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
 
     @property
     def limit(self) -> int | None:
@@ -323,7 +343,7 @@ class TemplateRequest(Body):
 
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
 
 
 def effort_variables(effort: Effort | None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ WEATHER = {
     },
     "cache_control": {"type": "ephemeral"},
 }
+JSON = {"content-type": "application/json"}
 EVENT = TypeAdapter(RawMessageStreamEvent)
 
 
@@ -307,6 +308,18 @@ def test_failures_have_the_form_of_this_api(client, server, locked):
     assert (bad.status_code, bad.json()["type"]) == (400, "error")
     assert httpx.get(f"{server.url}/v1/messages").json()["type"] == "error"
     assert "type" not in httpx.get(f"{server.url}/v1/completions").json()
+
+
+@pytest.mark.parametrize("inner", ["Infinity", "[" * 400 + "]" * 400])
+def test_objects_are_bounded(server, inner):
+    use = f'{{"type": "tool_use", "id": "1", "name": "f", "input": {{"x": {inner}}}}}'
+    said = f'[{{"role": "assistant", "content": [{use}]}}, {{"role": "user", "content": "?"}}]'
+    body = f'{{"messages": {said}, "max_tokens": 1}}'
+    answer = httpx.post(f"{server.url}/v1/messages", content=body, headers=JSON)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(
+        "messages.0.assistant.content.0.tool_use.input"
+    )
 
 
 def test_a_failure_on_the_way_is_an_event(client, server, monkeypatch):

@@ -33,6 +33,7 @@ WEATHER = {
     },
     "strict": True,
 }
+JSON = {"content-type": "application/json"}
 EVENT = TypeAdapter(ResponseStreamEvent)
 
 
@@ -262,6 +263,16 @@ def test_a_failure_on_the_way_is_an_event(server, monkeypatch):
     last = events_of(server, input=HELLO, **GREEDY)[-1]
     assert last["type"] == "error"
     assert "internal error" in last["message"]
+
+
+@pytest.mark.parametrize("inner", ["NaN", "[" * 400 + "]" * 400])
+def test_schemas_are_bounded(server, inner):
+    """They are told back, and JSON knows no NaN."""
+    tool = json.dumps(WEATHER).replace("null", inner)
+    body = f'{{"input": "Hello", "max_output_tokens": 1, "tools": [{tool}]}}'
+    answer = httpx.post(f"{server.url}/v1/responses", content=body, headers=JSON)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "tools.0.parameters"
 
 
 def test_an_unknown_model(client):
