@@ -16,7 +16,6 @@ import numpy as np
 from localllm.decoding import GenerationParams, Sampler, TextStream
 from localllm.decoding.constraint import Constraint
 from localllm.decoding.drafting import Drafter, PromptLookup, Speculation
-from localllm.decoding.logprobs import Logprob, logprob
 from localllm.engine import memory
 from localllm.engine.adapters import Adapter, Adapters
 from localllm.engine.batch import Batch
@@ -24,7 +23,7 @@ from localllm.engine.draft_model import DraftModel
 from localllm.engine.machine import available_memory, default_threads, kernels, require_threads
 from localllm.engine.pages import PAGE_SIZE, OutOfPagesError, PageLeakError, PagePool
 from localllm.engine.reading import Reader
-from localllm.engine.runner import Logits, NativeRunner, Rows, Runner
+from localllm.engine.runner import Logits, NativeRunner, Rows, Runner, eager_runner
 from localllm.engine.scheduler import STEP_TOKENS, Chunk, Occupancy, Scheduler
 from localllm.engine.sequence import Sequence, Stats, Token
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
@@ -35,7 +34,7 @@ from localllm.ops.packed import PackedCache
 from localllm.tokenize import StreamingDetokenizer, Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from localllm.models.blocks import Model
+    pass
 
 
 class Engine:
@@ -147,7 +146,7 @@ class Engine:
                     place=packed.place if packed else None,
                 )
             else:
-                runner = _eager_runner(model, pages, device)
+                runner = eager_runner(model, pages, PAGE_SIZE, device)
             vocabulary = tokenizer.result()
         file.release()  # each small thing that was read had much around it mapped
         engine = cls(
@@ -161,7 +160,7 @@ class Engine:
             drafter=drafter if device == "cpu" else None,
             device=device,
         )
-        engine.notes += _notes(config, context, chosen)
+        engine.notes += memory.notes(config, context, chosen)
         return engine
 
     def draft_with(self, small: Engine) -> None:
@@ -250,7 +249,16 @@ class Engine:
         if params.max_tokens is not None:
             longest = min(longest, len(tokens) + params.max_tokens)
         speculation = Speculation(self.drafter()) if self.drafter and self.kv_cache else None
-        sequence = Sequence(tokens, sampler, stream, longest, speculation, logprobs, reads_prompt)
+        sequence = Sequence(
+            tokens,
+            sampler,
+            stream,
+            longest,
+            ends=frozenset() if params.ignore_eos else self.tokenizer.eog_ids,
+            speculation=speculation,
+            logprobs=logprobs,
+            reads_prompt=reads_prompt,
+        )
         adapter = adapter or self.default_adapter
         if adapter is not None:
             self.adapters.use(adapter, sequence)
@@ -346,7 +354,7 @@ class Engine:
             self._scheduler.complete(plan)
             for chunk in plan.chunks:
                 found = [next(rows) for _ in range(chunk.wanted)]
-                self._read_prompt(chunk, found)
+                chunk.sequence.read_prompt(chunk.past, found)
                 if not chunk.draws:
                     continue
                 for fork in self._scheduler.fork(chunk.sequence):
@@ -387,62 +395,17 @@ class Engine:
         self.file.require_unchanged()  # embeddings are read from the mapped file
         return self.runner.step(batch, output)
 
-    def _read_prompt(self, chunk: Chunk, rows: list[Logits]) -> None:
-        """Note how likely the prompt's own tokens were, where that is wanted."""
-        sequence = chunk.sequence
-        if not sequence.reads_prompt:
-            return
-        known = sequence.prompt_logprobs
-        for after, row in enumerate(rows, chunk.past + 1):
-            # What is computed again after it gave way is known.
-            if len(known) + 1 == after < sequence.stats.prompt_tokens:
-                known.append(self._logprob(sequence, row, sequence.tokens[after]))
-
-    def _logprob(self, sequence: Sequence, row: Logits, token: int) -> Logprob:
-        return logprob(row[: self.tokenizer.vocab_size], token, sequence.logprobs or 0)
-
     def _draw(self, chunk: Chunk, rows: list[Logits]) -> None:
-        """Draw the token after a chunk, and further ones while its drafts are what is drawn."""
-        for row, draft in zip(rows, [*chunk.drafts, None], strict=True):
-            try:
-                token = chunk.sequence.sampler.sample(row)
-            except LocalLLMError as error:  # this sequence's own; the others go on
-                self._end(chunk.sequence, error)
-                return
-            goes_on = self._append(chunk.sequence, token, row)
-            if token != draft:
-                return
-            chunk.accepted += 1
-            if not goes_on:
-                return
-            chunk.sequence.computed += 1
-
-    def _append(self, sequence: Sequence, token: int, row: Logits) -> bool:
-        """Add a token drawn from a row to a text, and end it where it ends; False where it has."""
-        stats, params, stream = sequence.stats, sequence.sampler.params, sequence.stream
-        sequence.sampler.accept(token)
-        sequence.tokens.append(token)
-        stats.generated_tokens += 1
+        """Draw what comes after a chunk; what goes wrong there is its sequence's own."""
+        sequence = chunk.sequence
+        try:
+            chunk.accepted = sequence.draw(rows, chunk.drafts)
+        except LocalLLMError as error:
+            sequence.error = error
         if not self.kv_cache:
             sequence.computed = 0
-        text, reason, full = "", None, False
-        if token in self.tokenizer.eog_ids and not params.ignore_eos:
-            reason = "stop"
-        else:
-            text = stream.add(token)
-            done = stats.generated_tokens == params.max_tokens
-            if done or len(sequence.tokens) >= sequence.longest:
-                reason, full = "length", not done
-        if reason is not None and stream.stopped is None:
-            text += stream.finish()
-        if stream.stopped is not None:
-            reason, full = "stop", False
-        stats.finish_reason, stats.context_full = reason, full
-        likely = None if sequence.logprobs is None else self._logprob(sequence, row, token)
-        sequence.outbox.append(Token(token, text, reason, full, likely))
-        if reason is not None:
-            self._end(sequence)
-        return reason is None
+        if sequence.ended:
+            self._scheduler.remove(sequence)
 
     def _note_time(self, chunks: list[Chunk], decoding: list[bool], elapsed: float) -> None:
         """Add a step's seconds to the statistics of its sequences."""
@@ -459,10 +422,6 @@ class Engine:
             stats.accepted_tokens += chunk.accepted
             if speculation is not None and decodes and only_decoding:
                 speculation.took(elapsed, len(chunk.drafts), chunk.accepted)
-
-    def _end(self, sequence: Sequence, error: BaseException | None = None) -> None:
-        sequence.error = error
-        self._scheduler.remove(sequence)
 
     def _abandon(self, error: BaseException) -> None:
         """End all sequences after a step that broke off; keep the pages' content if it is sound."""
@@ -513,28 +472,3 @@ def require_drafts(device: str, kv_cache: bool) -> None:
         raise UsageError(f"--draft: nothing is drafted with --device {device}, only on the cpu")
     if not kv_cache:
         raise UsageError("--draft: nothing is drafted without the KV cache")
-
-
-def _notes(config: ModelConfig, asked: int | None, context: int) -> list[str]:
-    trained = config.context_length
-    if asked is not None and asked > trained:
-        return [f"--ctx {asked} is more than the {trained} tokens the model was trained for"]
-    if asked is None and context < min(trained, memory.DEFAULT_CONTEXT):
-        return [f"the context is {context} tokens: memory is short"]
-    return []
-
-
-def _eager_runner(model: Model, pages: int, device: str) -> Runner:
-    try:
-        import torch
-
-        torch.empty(0, device=device)
-    except ImportError as error:
-        raise LocalLLMError(
-            f"--device {device}: needs torch", "pip install 'localllm[torch]'"
-        ) from error
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    from localllm.engine.eager_runner import EagerRunner
-
-    return EagerRunner(model, pages=pages, page_size=PAGE_SIZE, device=device)

@@ -110,6 +110,16 @@ def choose_context(
     raise shortage(file, need, available, hint)
 
 
+def notes(config: ModelConfig, asked: int | None, context: int) -> list[str]:
+    """What the user should know of the context that was chosen."""
+    trained = config.context_length
+    if asked is not None and asked > trained:
+        return [f"--ctx {asked} is more than the {trained} tokens the model was trained for"]
+    if asked is None and context < min(trained, DEFAULT_CONTEXT):
+        return [f"the context is {context} tokens: memory is short"]
+    return []
+
+
 def shortage(file: GGUFFile, need: Need, available: int, hint: str) -> ShortageError:
     """The error for a need of more than the `available` bytes; the hint says what would help."""
     return ShortageError(

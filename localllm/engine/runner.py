@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from localllm.engine.batch import Batch
+from localllm.errors import LocalLLMError, UsageError
 from localllm.models.blocks import Model
 from localllm.ops.low_rank import Terms
 from localllm.ops.native import Place, lower
@@ -104,3 +105,25 @@ class NativeRunner:
     def drop_adapter(self, number: int) -> None:
         """See ``Runner.drop_adapter``."""
         self._program.drop_adapter(number)
+
+
+def eager_runner(model: Model, pages: int, page_size: int, device: str) -> Runner:
+    """What computes on a device of torch.
+
+    Raises:
+        LocalLLMError: torch is not installed.
+        UsageError: there is no such device.
+    """
+    try:
+        import torch
+
+        torch.empty(0, device=device)
+    except ImportError as error:
+        raise LocalLLMError(
+            f"--device {device}: needs torch", "pip install 'localllm[torch]'"
+        ) from error
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    from localllm.engine.eager_runner import EagerRunner
+
+    return EagerRunner(model, pages=pages, page_size=page_size, device=device)

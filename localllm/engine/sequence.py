@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from localllm.decoding import Sampler, TextStream
 from localllm.decoding.drafting import Speculation
-from localllm.decoding.logprobs import Logprob
+from localllm.decoding.logprobs import Logprob, logprob
 from localllm.engine.pages import PageNames, Table
+
+Logits = npt.NDArray[np.float32]
 
 
 @dataclass
@@ -62,6 +67,7 @@ class Sequence:
         sampler: draws this sequence's tokens, and knows what was asked for.
         stream: turns them into text.
         longest: tokens of prompt and answer at most.
+        ends: tokens that end it.
         speculation: drafts tokens for it, if anything does.
         logprobs: how many of the likeliest tokens are told with each; None: not even its own.
         reads_prompt: whether `prompt_logprobs` are wanted; its prompt is computed whole then.
@@ -78,6 +84,7 @@ class Sequence:
         sampler: Sampler,
         stream: TextStream,
         longest: int,
+        ends: frozenset[int] = frozenset(),
         speculation: Speculation | None = None,
         logprobs: int | None = None,
         reads_prompt: bool = False,
@@ -86,6 +93,7 @@ class Sequence:
         self.sampler = sampler
         self.stream = stream
         self.longest = longest
+        self.ends = ends
         self.speculation = speculation
         self.logprobs = logprobs
         self.reads_prompt = reads_prompt
@@ -108,3 +116,60 @@ class Sequence:
     def missing(self) -> int:
         """Tokens to compute before the next one can be drawn."""
         return len(self.tokens) - self.computed
+
+    def read_prompt(self, past: int, rows: list[Logits]) -> None:
+        """Note how likely the prompt's tokens after `past` ones were, where that is wanted."""
+        if not self.reads_prompt:
+            return
+        for after, row in enumerate(rows, past + 1):
+            # What is computed again after it gave way is known.
+            if len(self.prompt_logprobs) + 1 == after < self.stats.prompt_tokens:
+                self.prompt_logprobs.append(self._logprob(row, self.tokens[after]))
+
+    def draw(self, rows: list[Logits], drafts: list[int]) -> int:
+        """Draw the next token, and further ones while drafted ones are what is drawn.
+
+        Args:
+            rows: float32[vocab] after the last token and after each draft.
+            drafts: tokens that were computed as if they had been drawn.
+
+        Returns:
+            how many of the drafts were drawn.
+
+        Raises:
+            LocalLLMError: a row is of no use.
+        """
+        for accepted, row in enumerate(rows):
+            if accepted:
+                self.computed += 1  # with the draft before
+            token = self.sampler.sample(row)
+            self._append(token, row)
+            drawn = accepted < len(drafts) and token == drafts[accepted]
+            if self.ended or not drawn:
+                break
+        return accepted + drawn
+
+    def _append(self, token: int, row: Logits) -> None:
+        """Add a token drawn from a row to the text, and end it where it ends."""
+        stats, stream = self.stats, self.stream
+        self.sampler.accept(token)
+        self.tokens.append(token)
+        stats.generated_tokens += 1
+        text, reason, full = "", None, False
+        if token in self.ends:
+            reason = "stop"
+        else:
+            text = stream.add(token)
+            done = stats.generated_tokens == self.sampler.params.max_tokens
+            if done or len(self.tokens) >= self.longest:
+                reason, full = "length", not done
+        if reason is not None and stream.stopped is None:
+            text += stream.finish()
+        if stream.stopped is not None:
+            reason, full = "stop", False
+        stats.finish_reason, stats.context_full = reason, full
+        likely = None if self.logprobs is None else self._logprob(row, token)
+        self.outbox.append(Token(token, text, reason, full, likely))
+
+    def _logprob(self, row: Logits, token: int) -> Logprob:
+        return logprob(row[: self.sampler.vocab_size], token, self.logprobs or 0)

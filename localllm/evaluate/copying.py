@@ -158,7 +158,7 @@ def _copy(engine: Engine, task: Task, *, drafts: bool) -> tuple[list[int], Stats
         sampler,
         TextStream(StreamingDetokenizer(engine.tokenizer)),
         task.length,
-        Speculation(PromptLookup()) if drafts else None,
+        speculation=Speculation(PromptLookup()) if drafts else None,
     )
     for _ in engine.run(sequence):
         pass
