@@ -1,6 +1,7 @@
 // The Program class of the module: builds operations and runs steps. Ids, shapes and page numbers are checked here.
 #include "runtime/program.h"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -8,6 +9,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <mutex>
+#include <optional>
+#include <set>
 
 #ifndef _WIN32
 #include <unistd.h>
@@ -267,9 +270,40 @@ class Builder {
         program.add_output(name, buffer_id(buffer));
     }
 
+    // An adapter of some weights that linears read: A [rank][cols] and B [rows][rank] of each.
+    int adapter(const std::vector<int>& weights, const std::vector<FloatTable>& a, const std::vector<FloatTable>& b) {
+        require(!weights.empty() && weights.size() == a.size() && weights.size() == b.size(),
+                "adapter: list lengths differ");
+        std::set<const PackedMatrix*> adaptable;
+        for (const auto& operation : program.operations)
+            if (const auto* linear = dynamic_cast<const Linear*>(operation.get()))
+                for (const auto& target : linear->targets) adaptable.insert(target.weight);
+        std::vector<Program::AdapterSource> sources;
+        for (size_t i = 0; i < weights.size(); ++i) {
+            const PackedMatrix& weight = matrix(weights[i], "adapter");
+            require(adaptable.erase(&weight) == 1, "adapter: no linear reads the weight, or it comes twice");
+            const auto rank = static_cast<int64_t>(a[i].shape(0));
+            require(static_cast<int64_t>(a[i].shape(1)) == weight.cols &&
+                        static_cast<int64_t>(b[i].shape(0)) == weight.rows &&
+                        static_cast<int64_t>(b[i].shape(1)) == rank,
+                    "adapter: the matrices do not fit the weight");
+            checked_shape(Type::F32, 1, rank, weight.cols);
+            checked_shape(Type::F32, 1, weight.rows, rank);
+            sources.push_back({weights[i], static_cast<int>(rank), a[i].data(), b[i].data()});
+        }
+        nb::gil_scoped_release release;
+        const std::lock_guard<std::mutex> lock(running_);
+        return program.add_adapter(sources);
+    }
+    void drop_adapter(int number) {
+        nb::gil_scoped_release release;
+        const std::lock_guard<std::mutex> lock(running_);
+        require(program.adapters.erase(number) == 1, "drop_adapter: no such adapter");
+    }
+
     // With `only`, that output alone, and nothing is computed that comes after it.
     nb::dict step(const Cache& cache, Ints tokens, Ints lengths, Ints past, IntTable tables, Ints selected,
-                  const std::string& only) {
+                  const std::string& only, std::optional<Ints> adapters) {
         Step s;
         s.cache = &cache;
         s.rows = static_cast<int>(tokens.size());
@@ -305,16 +339,20 @@ class Builder {
         const auto wanted =
             std::find_if(outputs.begin(), outputs.end(), [&](const Output& output) { return output.name == only; });
         require(only.empty() || wanted != outputs.end(), "step: no such output");
+        require(!adapters || adapters->size() == lengths.size(), "step: lengths and adapters differ in number");
         {
             nb::gil_scoped_release release;
             const std::lock_guard<std::mutex> lock(running_);
+            for (size_t i = 0; adapters && i < s.spans.size(); ++i)
+                s.spans[i].adapter = adapter_of(adapters->data()[i]);
             program.run(s, only.empty() ? nullptr : &*wanted);
         }
         nb::dict results;
         for (size_t i = 0; i < outputs.size(); ++i) {
             if (!only.empty() && outputs[i].name != only) continue;
             const size_t width = program.widths[outputs[i].buffer];
-            results[outputs[i].name.c_str()] = own(s.outputs[i].release(), {static_cast<size_t>(s.selected_rows), width});
+            results[outputs[i].name.c_str()] =
+                own(s.outputs[i].release(), {static_cast<size_t>(s.selected_rows), width});
         }
         return results;
     }
@@ -343,6 +381,13 @@ class Builder {
         for (const Kernels* k : available_kernels())
             if (isa == k->name) return *k;
         throw nb::value_error(("the instruction set is not available here: " + isa).c_str());
+    }
+    // Null for the number -1.
+    const Adapter* adapter_of(int number) const {
+        if (number == -1) return nullptr;
+        const auto found = program.adapters.find(number);
+        require(found != program.adapters.end(), "step: no such adapter");
+        return found->second.get();
     }
     int buffer_id(int id) const {
         require(id >= 0 && id < static_cast<int>(program.widths.size()), "no such buffer");
@@ -402,7 +447,9 @@ void bind_program(nb::module_& m) {
         .def("output", &Builder::output, nb::arg("name"), nb::arg("buffer"))
         .def("step", &Builder::step, nb::arg("cache"), nb::arg("tokens").noconvert(), nb::arg("lengths").noconvert(),
              nb::arg("past").noconvert(), nb::arg("tables").noconvert(), nb::arg("rows").noconvert(),
-             nb::arg("only") = "");
+             nb::arg("only") = "", nb::arg("adapters").noconvert() = nb::none())
+        .def("adapter", &Builder::adapter, nb::arg("weights"), nb::arg("a").noconvert(), nb::arg("b").noconvert())
+        .def("drop_adapter", &Builder::drop_adapter, nb::arg("number"));
 }
 
 }  // namespace localllm

@@ -1,6 +1,5 @@
 // Several weights on one input, with the norm before them and the activation after them.
-#include "gemm/tiles.h"
-#include "runtime/operations.h"
+#include "runtime/corrections.h"
 
 namespace localllm {
 
@@ -17,15 +16,21 @@ bool each_alone(int rows) {
 
 }  // namespace
 
-size_t Linear::scratch(const Kernels&, const Step& step) const {
+size_t Linear::scratch(const Kernels& kernels, const Step& step) const {
+    const Corrections corrections(kernels, *this, step);
     const int n = rows(step), k = targets[0].weight->cols;
-    return both_rooms(n, k) * (each_alone(n) ? step.threads : 1);
+    const size_t inputs = both_rooms(n, k) + corrections.input_bytes();
+    return inputs * (each_alone(n) ? step.threads : 1) + corrections.reduced_bytes();
 }
 
 void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
     const int n = rows(step), k = targets[0].weight->cols;
     if (n == 0) return;
-    uint8_t* memory = step.scratch + (each_alone(n) ? both_rooms(1, k) * team.index : 0);
+    Corrections corrections(kernels, *this, step);
+    const size_t inputs = both_rooms(n, k) + corrections.input_bytes();
+    uint8_t* memory = step.scratch + (each_alone(n) ? inputs * team.index : 0);
+    uint8_t* adapted = memory + both_rooms(n, k);
+    float* reduced = reinterpret_cast<float*>(step.scratch + inputs * (each_alone(n) ? step.threads : 1));
     Prepared prepared;
     for (const Target& t : targets) prepared.add(kernels, *t.weight, memory, memory + room<QuantTile>(n, 1, k));
     std::vector<Tile> tiles;
@@ -39,7 +44,17 @@ void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
     };
     const auto [begin, end] = each_alone(n) ? std::pair<int64_t, int64_t>(0, 1) : team.share(tiles.size());
     for (int64_t i = begin; i < end; ++i) prepare_tile(kernels, tiles[i], k, prepared, input);
+    if (!corrections.none()) {
+        const auto [first, last] = each_alone(n) ? std::pair<int64_t, int64_t>(0, 1) : team.share(corrections.tiles());
+        corrections.prepare(first, last, adapted, input);
+    }
     if (!each_alone(n)) team.barrier();
+    if (!corrections.none()) {
+        team.claim(step.counters[counter + 1], corrections.reductions(),
+                   [&](int index) { corrections.reduce(index, adapted, reduced); });
+        team.barrier();
+        corrections.gather(reduced);
+    }
 
     auto add_bias = [](const Target& target, const Tile& tile, int first, int count, float* y) {
         if (target.bias)
@@ -55,9 +70,12 @@ void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
             else
                 std::copy(y, y + count, row);
     };
+    Corrections::Addend correction;
     auto multiply_by = [&](const Target& target, int slab, auto put) {
+        if (!corrections.none()) corrections.expand(static_cast<int>(&target - targets.data()), slab, correction);
         multiply(kernels, *target.weight, slab, tiles, prepared, [&](const Tile& tile, int first, int count, float* y) {
             add_bias(target, tile, first, count, y);
+            correction.add(tile, first, count, y);
             put(tile, first, count, y);
         });
     };

@@ -52,6 +52,26 @@ void pack_part(const Program::Source& source, int64_t from, std::vector<uint8_t>
     }
 }
 
+// Adds a row to the runs of rows that use an adapter, if it does.
+void append_row(std::vector<AdaptedRows>& runs, const Adapter* adapter, int row) {
+    if (!adapter) return;
+    const bool goes_on =
+        !runs.empty() && runs.back().adapter == adapter && runs.back().start + runs.back().count == row;
+    if (goes_on)
+        ++runs.back().count;
+    else
+        runs.push_back({adapter, row, 1});
+}
+
+// Lists which rows of the batch use an adapter, and which of the selected ones.
+void find_adapted(Step& step) {
+    if (std::none_of(step.spans.begin(), step.spans.end(), [](const Span& span) { return span.adapter; })) return;
+    std::vector<const Adapter*> of_row;
+    for (const Span& span : step.spans) of_row.insert(of_row.end(), span.length, span.adapter);
+    for (int row = 0; row < step.rows; ++row) append_row(step.adapted, of_row[row], row);
+    for (int i = 0; i < step.selected_rows; ++i) append_row(step.adapted_selected, of_row[step.selected[i]], i);
+}
+
 // What the words [first, last) of some memory add to its checksum; `words` is where the first of them lies.
 uint64_t share_of_checksum(const uint8_t* words, int64_t first, int64_t last) {
     uint64_t sum = 0;
@@ -104,6 +124,47 @@ uint64_t Program::checksum(const uint8_t* data, size_t bytes) {
     return total;
 }
 
+int Program::add_adapter(const std::vector<AdapterSource>& sources) {
+    auto adapter = std::make_unique<Adapter>();
+    struct Job {
+        PackedMatrix* matrix;
+        const float* data;
+    };
+    std::vector<Job> jobs;
+    size_t bytes = 0;
+    int most_panels = 0;
+    for (const AdapterSource& source : sources) {
+        const PackedMatrix& weight = weights[source.weight];
+        const auto made = adapter->terms.emplace(
+            &weight, LowRank{{Type::F32, 1, source.rank, weight.cols}, {Type::F32, 1, weight.rows, source.rank}});
+        LowRank& term = made.first->second;
+        for (const Job& job : {Job{&term.a, source.a}, Job{&term.b, source.b}}) {
+            bytes += job.matrix->bytes();
+            most_panels = std::max(most_panels, job.matrix->panels);
+            jobs.push_back(job);
+        }
+    }
+    adapter->memory = Memory(bytes);
+    adapter->memory.use_huge_pages();
+    uint8_t* at = adapter->memory.data();
+    for (const Job& job : jobs) {
+        job.matrix->data = at;
+        at += job.matrix->bytes();
+    }
+    pool.run([&](Team& team) {
+        const auto [begin, end] = team.share(static_cast<int64_t>(jobs.size()) * most_panels);
+        for (int64_t i = begin; i < end; ++i) {
+            const auto& [matrix, data] = jobs[i / most_panels];
+            const int panel = static_cast<int>(i % most_panels);
+            if (panel < matrix->panels)
+                pack_panel(reinterpret_cast<const uint8_t*>(data), *matrix, 0, panel,
+                           matrix->data + panel * matrix->panel_bytes);
+        }
+    });
+    adapters.emplace(adapters_made_, std::move(adapter));
+    return adapters_made_++;
+}
+
 void Program::add(std::unique_ptr<Operation> operation) {
     if (dynamic_cast<const Select*>(operation.get())) selected_ = true;
     operation->on_selected = selected_;
@@ -116,6 +177,7 @@ void Program::run(Step& step, const Output* until) {
     size_t scratch = 0, floats = 0;
     const size_t count = until ? until->operations : operations.size();
     step.threads = pool.size();
+    find_adapted(step);
     for (size_t i = 0; i < count; ++i) scratch = std::max(scratch, operations[i]->scratch(kernels, step));
     if (scratch > scratch_.bytes()) scratch_ = Memory(scratch);
     const auto size = [&](size_t buffer) { return static_cast<size_t>(widths[buffer]) * step.rows; };

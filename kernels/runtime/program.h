@@ -4,12 +4,14 @@
 #include <atomic>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "attention/cache.h"
 #include "isa/kernels.h"
+#include "runtime/adapters.h"
 #include "runtime/memory.h"
 #include "runtime/thread_pool.h"
 
@@ -19,6 +21,7 @@ namespace localllm {
 struct Span {
     int start, length, past;
     const int32_t* table;
+    const Adapter* adapter = nullptr;  // null: none
 };
 
 // What one step works on. Buffers are float [rows][width].
@@ -34,7 +37,8 @@ struct Step {
     std::vector<std::unique_ptr<float[]>> outputs;  // the memory of Program::outputs; the caller may keep it
     uint8_t* scratch = nullptr;                     // of the running operation, shared by the threads
     std::vector<std::vector<float>> rotations;      // of each RotationSpec: [rows][pairs][cos, sin]
-    std::atomic<int>* counters = nullptr;           // zero at the start of the step
+    std::vector<AdaptedRows> adapted, adapted_selected;
+    std::atomic<int>* counters = nullptr;  // zero at the start of the step
 };
 
 class Operation {
@@ -82,6 +86,7 @@ class Program {
     std::vector<std::unique_ptr<Operation>> operations;
     std::vector<RotationSpec> rotations;
     std::vector<Output> outputs;  // each buffer once
+    std::map<int, std::unique_ptr<Adapter>> adapters;  // by number; none is given twice
 
     // Packs a weight of GGUF rows on all threads; returns its id.
     int add_weight(PackedMatrix shape, const uint8_t* data);
@@ -101,6 +106,12 @@ class Program {
     // The sum of the 64-bit words of some memory, each times an odd number that its place gives: tells whether it is
     // what it was. Read by all threads.
     uint64_t checksum(const uint8_t* data, size_t bytes);
+    // Packs an adapter on all threads; returns its number. `rank` is how many rows A has; both are row-major.
+    struct AdapterSource {
+        int weight, rank;
+        const float *a, *b;
+    };
+    int add_adapter(const std::vector<AdapterSource>& sources);
     // Adds an operation; `on_selected` is set once a Select has been added.
     void add(std::unique_ptr<Operation> operation);
     void add_output(const std::string& name, int buffer) { outputs.push_back({name, buffer, operations.size()}); }
@@ -109,6 +120,7 @@ class Program {
 
   private:
     bool selected_ = false;
+    int adapters_made_ = 0;
     Memory arena_, scratch_;
     std::unique_ptr<std::atomic<int>[]> counters_;
 };

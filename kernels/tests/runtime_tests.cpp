@@ -141,19 +141,22 @@ class Model {
         cap->cap = 30.0f;
         program_.add(std::move(cap));
         if (random_.below(2)) program_.add_output("logits", logits_);
+        for (int i = 0; i < 2; ++i) adapt();
     }
 
     int width, vocabulary, kv_heads, heads, head_dim, layers;
 
-    // Appends `tokens` to each sequence of `pasts`; returns the logits of every row.
+    // Appends `tokens` to each sequence of `pasts`; returns the logits of every row. Adapters are 0, 1, and -1 for
+    // none.
     std::vector<float> step(const Cache& cache, const std::vector<Exact<int32_t>>& tables,
-                            const std::vector<int>& pasts, const std::vector<std::vector<int32_t>>& tokens) {
+                            const std::vector<int>& pasts, const std::vector<std::vector<int32_t>>& tokens,
+                            const std::vector<int>& adapters) {
         Step s;
         s.cache = &cache;
         std::vector<int32_t> all;
         for (size_t i = 0; i < tokens.size(); ++i) {
-            s.spans.push_back(
-                {static_cast<int>(all.size()), static_cast<int>(tokens[i].size()), pasts[i], tables[i].data()});
+            s.spans.push_back({static_cast<int>(all.size()), static_cast<int>(tokens[i].size()), pasts[i],
+                               tables[i].data(), adapters[i] < 0 ? nullptr : program_.adapters.at(adapters[i]).get()});
             for (size_t j = 0; j < tokens[i].size(); ++j) s.positions.push_back(pasts[i] + static_cast<int32_t>(j));
             all.insert(all.end(), tokens[i].begin(), tokens[i].end());
         }
@@ -171,9 +174,24 @@ class Model {
     Program program_;
     Random random_;
     std::vector<Exact<uint8_t>> tables_;
+    std::vector<int> adaptable_;  // weights of linears
     int logits_ = 0;
 
     Type draw() { return static_cast<Type>(random_.below(static_cast<int>(Type::count))); }
+    // An adapter of some of the linears.
+    void adapt() {
+        std::vector<Exact<float>> values;
+        std::vector<Program::AdapterSource> sources;
+        for (int id : adaptable_) {
+            if (random_.below(4) == 0) continue;
+            const PackedMatrix& w = program_.weights[id];
+            const int rank = random_.between(1, 40);
+            values.push_back(normals(random_, static_cast<size_t>(rank) * w.cols, 0.1f));
+            values.push_back(normals(random_, static_cast<size_t>(rank) * w.rows, 0.1f));
+            sources.push_back({id, rank, values[values.size() - 2].data(), values.back().data()});
+        }
+        program_.add_adapter(sources);
+    }
     int buffer(int n) {
         program_.widths.push_back(n);
         return static_cast<int>(program_.widths.size()) - 1;
@@ -218,6 +236,7 @@ class Model {
         op->accumulate = accumulate;
         for (const auto& [rows, out] : targets) {
             const PackedMatrix* w = weight(1, rows, cols);
+            adaptable_.push_back(static_cast<int>(program_.weights.size()) - 1);
             const float* bias = nullptr;
             if (random_.below(2)) {
                 std::vector<float> values(rows);
@@ -299,8 +318,8 @@ void test_experts_room() {
     check(std::all_of(out, out + rows * width, [](float y) { return y == 0; }), "the experts made something of zeros");
 }
 
-// Three steps of three sequences; the same bits with any number of threads and with each sequence
-// on its own.
+// Three steps of three sequences, two with an adapter each; the same bits with any number of threads and with each
+// sequence on its own.
 void test_programs() {
     for (const Kernels* kernels : available_kernels())
         for (uint64_t seed = 1; seed <= 8; ++seed)
@@ -325,14 +344,15 @@ void test_programs() {
                             for (int32_t& token : part) token = random.below(model.vocabulary);
                         }
                         if (threads > 0) {
-                            const std::vector<float> rows = model.step(cache, tables, pasts, tokens);
+                            const std::vector<float> rows = model.step(cache, tables, pasts, tokens, {0, -1, 1});
                             all.insert(all.end(), rows.begin(), rows.end());
                         } else {
                             for (int i = 0; i < 3; ++i) {
                                 std::vector<Exact<int32_t>> table;
                                 table.emplace_back(2);
                                 std::copy(tables[i].begin(), tables[i].end(), table[0].begin());
-                                const std::vector<float> rows = model.step(cache, table, {pasts[i]}, {tokens[i]});
+                                const std::vector<float> rows =
+                                    model.step(cache, table, {pasts[i]}, {tokens[i]}, {i == 1 ? -1 : i / 2});
                                 all.insert(all.end(), rows.begin(), rows.end());
                             }
                         }

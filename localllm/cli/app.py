@@ -21,7 +21,9 @@ COMMANDS = {
     "list": "List the catalog and the models on this machine.",
     "show": "Describe a model file.",
     "cache": "Show or clear the packed weights kept on disk.",
-    "serve": "Serve a model to other programs, the way OpenAI does.",
+    "serve": "Serve models to other programs, the way OpenAI does.",
+    "ps": "Show the models of the running servers.",
+    "stop": "Unload a model of a running server, or end the server.",
     "bench": "Measure the speed of a model on this machine.",
     "doctor": "Describe this machine, and what of it is used.",
 }

@@ -9,6 +9,7 @@ import typer
 
 from localllm.cli.loading import find, load_engine
 from localllm.cli.options import (
+    Adapter,
     ChatOptions,
     EngineOptions,
     OutputOptions,
@@ -34,6 +35,7 @@ def command(
             "bundled demonstration.",
         ),
     ] = None,
+    adapter: Adapter = None,
     *,
     sampling: SamplingOptions,
     loading: EngineOptions,
@@ -49,7 +51,7 @@ def command(
     chat = settle(chat)
     generation_params(sampling)
     found = find(model or default_model())
-    engine, _ = load_engine(found, loading)
+    engine, _ = load_engine(found, loading, adapter=adapter)
 
     from localllm.chat.commands import COMMANDS
     from localllm.chat.readers import PipeReader, Reader, TerminalReader

@@ -18,8 +18,18 @@ if TYPE_CHECKING:
     from localllm.engine.engine import Engine
 
 
-def load_engine(model: LocalModel, options: EngineOptions, texts: int = 1) -> tuple[Engine, float]:
-    """The engine for a model with room for so many texts, and the seconds that loading took."""
+def load_engine(
+    model: LocalModel,
+    options: EngineOptions,
+    texts: int = 1,
+    reserved: int = 0,
+    adapter: str | None = None,
+) -> tuple[Engine, float]:
+    """The engine for a model with room for so many texts, and the seconds that loading took.
+
+    It leaves the `reserved` bytes of the machine's memory to others. With an adapter, all that it
+    answers is computed with that.
+    """
     settled = settle(options)
     arguments = engine_arguments(settled)
     draft = settled.draft or "lookup"
@@ -32,9 +42,11 @@ def load_engine(model: LocalModel, options: EngineOptions, texts: int = 1) -> tu
 
         if small is not None:  # said before minutes are spent on loading
             require_drafts(settled.device or "cpu", settled.kv_cache is not False)
-        engine = Engine.load(model.path, texts=texts, **arguments)
+        engine = Engine.load(model.path, texts=texts, reserved=reserved, **arguments)
         if small is not None:
             engine.draft_with(Engine.load(small.path, **arguments | {"context": engine.context}))
+        if adapter is not None:
+            engine.default_adapter = engine.load_adapter(adapter).name
         seconds = time.perf_counter() - start
     for note in engine.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -73,6 +73,10 @@ class SamplingOptions:
 Threads = Annotated[
     int | None, option("--threads", text="CPU threads; default: the physical cores.")
 ]
+Adapter = Annotated[
+    str | None,
+    option("--adapter", text="A LoRA adapter: a GGUF file or a folder of PEFT.", metavar="PATH"),
+]
 KVType = Annotated[str | None, option("--kv-type", text="Type of the KV cache: f16 or int8.")]
 
 

@@ -10,6 +10,7 @@ import typer
 
 from localllm.cli.loading import find, load_engine, read_stdin
 from localllm.cli.options import (
+    Adapter,
     ChatOptions,
     EngineOptions,
     Model,
@@ -35,6 +36,7 @@ def command(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")
     ] = False,
+    adapter: Adapter = None,
     *,
     sampling: SamplingOptions,
     loading: EngineOptions,
@@ -49,7 +51,7 @@ def command(
     generation_params(sampling)
     found = find(model)
     text = _prompt(prompt)
-    engine, load_seconds = load_engine(found, loading)
+    engine, load_seconds = load_engine(found, loading, adapter=adapter)
 
     params = generation_params(sampling, engine.file)
     writer = Writer()

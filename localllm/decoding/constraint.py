@@ -73,15 +73,19 @@ class ConstraintCompiler:
         wrapper: Any = _Wrapper(self._tokenizer, self._special)
         return LLTokenizer(wrapper, eos_token=ends, slices=LLTokenizer.json_slices())
 
+    @cached_property
+    def _by_text(self) -> dict[str, int]:
+        text_of = self._tokenizer.token_bytes
+        return {text_of(token).decode("utf-8", "replace"): token for token in self._special}
+
     def grammar(self) -> Grammar:
         """An empty grammar in which this model's control tokens can be named."""
-        text_of = self._tokenizer.token_bytes
-        return Grammar({text_of(i).decode("utf-8", "replace"): i for i in self._special})
+        return Grammar(self._by_text)
 
     def compile(self, grammar: Grammar, start: str) -> GrammarConstraint:
         """The constraint to what `start`, an expression of the grammar, describes.
 
-        It may take up to a second for large schemas; other threads run meanwhile.
+        Milliseconds for ordinary schemas, seconds for hostile ones; other threads run meanwhile.
 
         Raises:
             UsageError: a JSON schema in it is wrong, is not satisfiable or uses what is not

@@ -22,6 +22,8 @@ class Batch:
         past: int32[S], computed tokens before them.
         tables: int32[S, P], pages of each sequence; entries beyond its last are 0 and not read.
         rows: int32[R], rows whose outputs are wanted.
+        adapters: int32[S], the number of each sequence's adapter, -1: none; None: no sequence has
+            one.
     """
 
     tokens: Ints
@@ -29,6 +31,7 @@ class Batch:
     past: Ints
     tables: Ints
     rows: Ints
+    adapters: Ints | None = None
 
     @classmethod
     def of(cls, chunks: list[Chunk], every_row: bool = False) -> Batch:
@@ -50,4 +53,8 @@ class Batch:
                 for chunk, end in zip(chunks, ends, strict=True)
             ]
             rows = np.concatenate(wanted)
-        return cls(tokens, lengths, past, tables, rows)
+        used = [chunk.sequence.adapter for chunk in chunks]
+        adapters = None
+        if any(number is not None for number in used):
+            adapters = np.array([-1 if number is None else number for number in used], np.int32)
+        return cls(tokens, lengths, past, tables, rows, adapters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from localllm.engine.batch import Batch
 from localllm.engine.runner import Rows
 from localllm.models.blocks import Model
 from localllm.ops.eager import EagerCache, WeightStore, run
+from localllm.ops.low_rank import Terms
 from localllm.ops.tracer import drop_unused, record
 
 _Memory = dict[int, tuple[Tensor, Tensor]]  # by layer: [pages * page_size, kv_heads, head_dim]
@@ -41,6 +44,8 @@ class EagerRunner:
         self._programs = {name: drop_unused(recorded, [name]) for name in ("hidden", "logits")}
         self._store = WeightStore(device, dtype)
         self._memory: _Memory = {}
+        self._adapters: dict[int, Terms] = {}
+        self._numbers = count()
 
     @torch.no_grad()
     def step(self, batch: Batch, output: str = "logits") -> Rows:
@@ -54,6 +59,9 @@ class EagerRunner:
             lengths=batch.lengths.tolist(),
             cache=_PagedCache(self._memory, batch, self.pages, self.page_size),
             rows=torch.from_numpy(rows).long(),
+            adapters=None
+            if batch.adapters is None
+            else [None if one < 0 else self._adapters[one] for one in batch.adapters.tolist()],
         )
         found: Rows = outputs[output].float().cpu().numpy()
         return found[: len(batch.rows)]
@@ -66,6 +74,16 @@ class EagerRunner:
                 slots[target * size : (target + 1) * size] = slots[
                     source * size : (source + 1) * size
                 ]
+
+    def add_adapter(self, terms: Terms) -> int:
+        """See ``Runner.add_adapter``."""
+        number = next(self._numbers)
+        self._adapters[number] = terms
+        return number
+
+    def drop_adapter(self, number: int) -> None:
+        """See ``Runner.drop_adapter``."""
+        del self._adapters[number]
 
 
 class _PagedCache(EagerCache):

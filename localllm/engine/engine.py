@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from collections.abc import Sequence as Ids
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,13 +18,14 @@ from localllm.decoding.constraint import Constraint
 from localllm.decoding.drafting import Drafter, PromptLookup, Speculation
 from localllm.decoding.logprobs import Logprob, logprob
 from localllm.engine import memory
+from localllm.engine.adapters import Adapter, Adapters
 from localllm.engine.batch import Batch
 from localllm.engine.draft_model import DraftModel
 from localllm.engine.machine import available_memory, default_threads, kernels, require_threads
 from localllm.engine.pages import PAGE_SIZE, OutOfPagesError, PageLeakError, PagePool
 from localllm.engine.reading import Reader
 from localllm.engine.runner import Logits, NativeRunner, Rows, Runner
-from localllm.engine.scheduler import STEP_TOKENS, Chunk, Scheduler
+from localllm.engine.scheduler import STEP_TOKENS, Chunk, Occupancy, Scheduler
 from localllm.engine.sequence import Sequence, Stats, Token
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
 from localllm.gguf import GGUFFile
@@ -79,6 +80,8 @@ class Engine:
         self.drafter = drafter
         self.device = device
         self.last_stats = Stats()
+        self.adapters = Adapters(runner)
+        self.default_adapter: str | None = None  # of sequences for which none is named
         self.notes: list[str] = []  # what the user should know of how the model was loaded
         self._scheduler = self._fresh_scheduler(budget)
         self._readers: WeakSet[Reader] = WeakSet()
@@ -96,6 +99,7 @@ class Engine:
         kv_cache: bool = True,
         packed: PackedCache | None = None,
         drafter: Callable[[], Drafter] | None = PromptLookup,
+        reserved: int = 0,
     ) -> Engine:
         """Load a model file.
 
@@ -110,6 +114,7 @@ class Engine:
             kv_cache: see the class.
             packed: where packed weights are kept for the next start; None: nowhere.
             drafter: see the class; on the CPU only.
+            reserved: bytes of the machine's memory that others will still take.
 
         Raises:
             ModelFileError: the file cannot be run.
@@ -123,7 +128,7 @@ class Engine:
         file = GGUFFile.open(path)
         model = load_definition(file, context)
         config = model.config
-        available = available_memory()
+        available = max(0, available_memory() - reserved)
         chosen = memory.choose_context(file, config, context, available, kv_type)
         if chosen != (context or config.context_length):
             model = load_definition(file, chosen)
@@ -176,6 +181,23 @@ class Engine:
         model = DraftModel(small.compute, pages, small.context, size)
         self.drafter = lambda: model
 
+    def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Load a LoRA adapter, a GGUF file or a folder of PEFT, while sequences are under way.
+
+        Its name is that of the file, without ".gguf", where none is given.
+
+        Raises:
+            UsageError, ModelFileError, LocalLLMError: see ``Adapters.load``.
+        """
+        self.file.require_unchanged()
+        model = load_definition(self.file, self.context)
+        name = Path(path).resolve().name.removesuffix(".gguf") if name is None else name
+        return self.adapters.load(path, name, model)
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter; UsageError where sequences use it, or there is none."""
+        self.adapters.drop(name)
+
     @property
     def chat_template(self) -> str | None:
         """The model's own Jinja template, if the file has one."""
@@ -194,23 +216,27 @@ class Engine:
         prompt: Ids[int],
         params: GenerationParams,
         *,
+        adapter: str | None = None,
         context: int | None = None,
         logprobs: int | None = None,
         reads_prompt: bool = False,
         constraint: Constraint | None = None,
+        shown: Container[int] = (),
     ) -> Sequence:
         """What ``add`` takes: a checked prompt and everything its answer needs. Any thread may ask.
 
         Args:
             prompt: token ids.
             params: how to answer.
+            adapter: name of a loaded one; None: `default_adapter`.
             context: most tokens of prompt and answer, at most the engine's.
             logprobs: see `Sequence`.
             reads_prompt: see `Sequence`.
             constraint: what the answer has to follow; this answer's alone.
+            shown: control tokens that are part of its text.
 
         Raises:
-            UsageError: an empty prompt, or a token id outside the vocabulary.
+            UsageError: an empty prompt, a token id outside the vocabulary, or no such adapter.
             ContextFullError: the prompt leaves no room in the context.
         """
         tokens = [int(token) for token in prompt]
@@ -219,12 +245,16 @@ class Engine:
         sampler = Sampler(params, self.tokenizer.vocab_size, tokens, constraint)
         # After a control token the answer begins a text of its own, else it continues the prompt's.
         at_start = self.tokenizer.is_control(tokens[-1])
-        detokenizer = StreamingDetokenizer(self.tokenizer, at_start=at_start)
+        detokenizer = StreamingDetokenizer(self.tokenizer, at_start=at_start, shown=shown)
         stream = TextStream(detokenizer, params.stop)
         if params.max_tokens is not None:
             longest = min(longest, len(tokens) + params.max_tokens)
         speculation = Speculation(self.drafter()) if self.drafter and self.kv_cache else None
-        return Sequence(tokens, sampler, stream, longest, speculation, logprobs, reads_prompt)
+        sequence = Sequence(tokens, sampler, stream, longest, speculation, logprobs, reads_prompt)
+        adapter = adapter or self.default_adapter
+        if adapter is not None:
+            self.adapters.use(adapter, sequence)
+        return sequence
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence, and with it those that fork from it; ``step`` fills their outboxes."""
@@ -233,11 +263,17 @@ class Engine:
     def remove(self, sequence: Sequence) -> None:
         """Take the pages of a sequence back; one that has ended is left alone."""
         self._scheduler.remove(sequence)
+        self.adapters.release(sequence)
 
     @property
     def busy(self) -> bool:
         """Whether there is a sequence to step."""
         return bool(self._scheduler.running or self._scheduler.waiting)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """The sequences and pages in use; any thread may ask."""
+        return self._scheduler.occupancy
 
     def logits(self, tokens: Ids[int], rows: int = 128) -> Iterator[Logits]:
         """Logits after every token of a text, float32[<= rows, vocab] at a time, nothing drawn.

@@ -49,6 +49,10 @@ class Need:
         )
 
 
+class ShortageError(LocalLLMError):
+    """The machine has too little memory now; it may have more when other models are unloaded."""
+
+
 def require_known(kv_type: str) -> None:
     """Raises UsageError for a type that the KV cache does not have."""
     if kv_type not in KV_BYTES:
@@ -85,7 +89,7 @@ def choose_context(
 
     Raises:
         UsageError: no context has that size.
-        LocalLLMError: it does not fit; the message says what is needed and what there is.
+        ShortageError: it does not fit; the message says what is needed and what there is.
     """
     if asked is not None and asked < 1:
         raise UsageError(f"--ctx {asked}: must be >= 1")
@@ -106,9 +110,9 @@ def choose_context(
     raise shortage(file, need, available, hint)
 
 
-def shortage(file: GGUFFile, need: Need, available: int, hint: str) -> LocalLLMError:
+def shortage(file: GGUFFile, need: Need, available: int, hint: str) -> ShortageError:
     """The error for a need of more than the `available` bytes; the hint says what would help."""
-    return LocalLLMError(
+    return ShortageError(
         f"{file.path}: not enough memory: it needs {need}; {in_bytes(available)} are available",
         hint,
     )

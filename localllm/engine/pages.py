@@ -45,10 +45,16 @@ class PageNames:
     def __init__(self) -> None:
         self._names: list[bytes] = []
 
-    def first(self, count: int, tokens: Sequence[int], page_size: int) -> list[bytes]:
-        """The names of the first `count` pages of the text, which only grew since the last call."""
+    def first(
+        self, count: int, tokens: Sequence[int], page_size: int, adapter: int | None = None
+    ) -> list[bytes]:
+        """The names of the first `count` pages of the text, which only grew since the last call.
+
+        With another adapter other keys and values are computed, so the pages have other names.
+        """
+        root = b"" if adapter is None else adapter.to_bytes(8, "little")
         for at in range(len(self._names), count):
-            before = self._names[-1] if self._names else b""
+            before = self._names[-1] if self._names else root
             page = np.asarray(tokens[at * page_size : (at + 1) * page_size], np.int64)
             self._names.append(blake2b(before + page.tobytes(), digest_size=16).digest())
         return self._names[:count]
@@ -75,6 +81,11 @@ class PagePool:
     def available(self) -> int:
         """Pages that can be had now, kept ones included."""
         return len(self._free) + len(self._kept)
+
+    @property
+    def kept(self) -> int:
+        """Pages that no table holds, but whose content is known."""
+        return len(self._kept)
 
     def pages_for(self, tokens: int) -> int:
         """Pages that so many tokens fill or begin."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from localllm.engine.batch import Batch
 from localllm.models.blocks import Model
+from localllm.ops.low_rank import Terms
 from localllm.ops.native import Place, lower
 
 Rows = npt.NDArray[np.float32]
@@ -30,6 +31,12 @@ class Runner(Protocol):
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy the keys and values of a page, all layers."""
+
+    def add_adapter(self, terms: Terms) -> int:
+        """Take over an adapter; the number that batches name it by, never given twice."""
+
+    def drop_adapter(self, number: int) -> None:
+        """Free an adapter that no later batch names."""
 
 
 class NativeRunner:
@@ -60,7 +67,8 @@ class NativeRunner:
         config = model.config
         self.pages = pages
         self.page_size = page_size
-        self._program: Any = lower(trace(model, outputs=("hidden", "logits")), threads, place=place)
+        program = trace(model, outputs=("hidden", "logits"))
+        self._program, self._weights = lower(program, threads, place=place)
         self._cache: Any = _native.Cache(
             config.layers, config.kv_heads, config.head_dim, pages, page_size, kv_type
         )
@@ -75,6 +83,7 @@ class NativeRunner:
             batch.tables,
             batch.rows,
             only=output,
+            adapters=batch.adapters,
         )
         rows: Rows = outputs[output]
         return rows
@@ -82,3 +91,16 @@ class NativeRunner:
     def copy_page(self, source: int, target: int) -> None:
         """See ``Runner.copy_page``."""
         self._cache.copy_page(source, target)
+
+    def add_adapter(self, terms: Terms) -> int:
+        """See ``Runner.add_adapter``."""
+        number: int = self._program.adapter(
+            [self._weights[name] for name in terms],
+            [term.a for term in terms.values()],
+            [term.b for term in terms.values()],
+        )
+        return number
+
+    def drop_adapter(self, number: int) -> None:
+        """See ``Runner.drop_adapter``."""
+        self._program.drop_adapter(number)

@@ -61,6 +61,22 @@ class Plan:
     chunks: list[Chunk] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Occupancy:
+    """How many sequences run and wait, and how many pages are held, kept for reuse, and free."""
+
+    running: int
+    waiting: int
+    held: int
+    kept: int
+    free: int
+
+    @property
+    def pages(self) -> int:
+        """All pages."""
+        return self.held + self.kept + self.free
+
+
 class Scheduler:
     """First come, first served, with decode rows and prompt chunks in one batch.
 
@@ -86,6 +102,15 @@ class Scheduler:
         self.pace = Pace()
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """As things are now; any thread may ask."""
+        pool = self.pool
+        kept, available = pool.kept, pool.available
+        free = max(0, available - kept)
+        held = pool.pages - kept - free
+        return Occupancy(len(self.running), len(self.waiting), held, kept, free)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind all others."""
@@ -231,7 +256,8 @@ class Scheduler:
         return self._names(sequence, (len(sequence.tokens) - 1) // self.pool.page_size)
 
     def _names(self, sequence: Sequence, count: int) -> list[bytes]:
-        return sequence.names.first(count, sequence.tokens, self.pool.page_size)
+        names, tokens = sequence.names, sequence.tokens
+        return names.first(count, tokens, self.pool.page_size, sequence.adapter)
 
     def _preempt(self) -> None:
         """Send the newest running sequence back to the head of the queue, without its pages."""

@@ -69,6 +69,7 @@ class Sequence:
     Attributes:
         forks: further answers to the same prompt, which begin where it is computed.
         prompt_logprobs: of the prompt's tokens but the first, as far as they are computed.
+        adapter: the runner's number of the one it is computed with; None: with the model alone.
     """
 
     def __init__(
@@ -90,12 +91,18 @@ class Sequence:
         self.reads_prompt = reads_prompt
         self.prompt_logprobs: list[Logprob] = []
         self.forks: list[Sequence] = []
+        self.adapter: int | None = None
         self.computed = 0  # leading tokens whose keys and values lie in the pages
         self.table = Table()
         self.names = PageNames()
         self.outbox: deque[Token] = deque()
         self.error: BaseException | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
+
+    @property
+    def ended(self) -> bool:
+        """Whether its last token was drawn, or an error ended it."""
+        return self.error is not None or self.stats.finish_reason is not None
 
     @property
     def missing(self) -> int:

@@ -17,7 +17,7 @@ def config_file() -> Path:
 
 
 def state_dir() -> Path:
-    """Where the prompt history lives."""
+    """Where the prompt history lives, and what is known of running servers."""
     return _base("XDG_STATE_HOME", ".local/state", "LOCALAPPDATA") / "localllm"
 
 

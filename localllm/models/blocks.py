@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from localllm.errors import ModelFileError
@@ -253,6 +253,15 @@ class Model:
         if self.config.logit_softcap is not None:
             logits = ops.softcap(logits, self.config.logit_softcap)
         ops.output("logits", logits)
+
+    def linears(self) -> Iterator[Linear]:
+        """The linears of all layers and the head; those of experts are no `Linear`."""
+        for layer in self.layers:
+            yield from (layer.attention.q, layer.attention.k, layer.attention.v)
+            yield layer.attention_out
+            if isinstance(layer.mlp, GatedMLP):
+                yield from (layer.mlp.gate, layer.mlp.up, layer.mlp.down)
+        yield self.head
 
     @classmethod
     def bind(

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from localllm.ops.low_rank import Terms
 from localllm.ops.spec import Attention, Definition, Experts, Rope, Weight
 
 
@@ -69,6 +70,7 @@ class EagerOps:
         lengths: rows of each sequence; default: one sequence.
         cache: what came before; it grows by this step. Default: nothing, and nothing is kept.
         rows: batch rows whose outputs are wanted; default: all.
+        adapters: of each sequence, or None; default: none has one.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class EagerOps:
         lengths: Sequence[int] | None = None,
         cache: EagerCache | None = None,
         rows: Tensor | None = None,
+        adapters: Sequence[Terms | None] | None = None,
     ):
         self.tokens = tokens.to(store.device)
         self.store = store
@@ -94,6 +97,10 @@ class EagerOps:
             ]
         )
         self.outputs: dict[str, Tensor] = {}
+        self._adapters = [None] * len(self.lengths) if adapters is None else list(adapters)
+        # the sequence of each row that is worked on
+        self._owners = torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths))
+        self._all_owners = self._owners
 
     def embed(self, table: Weight, scale: float = 1.0) -> Tensor:
         """See `Ops.embed`."""
@@ -108,7 +115,17 @@ class EagerOps:
 
     def linear(self, x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
         """See `Ops.linear`."""
-        return F.linear(x, self.store(weight), None if bias is None else self.store(bias))
+        out = F.linear(x, self.store(weight), None if bias is None else self.store(bias))
+        for sequence, terms in enumerate(self._adapters):
+            if terms is None or weight.name not in terms:
+                continue
+            rows = (self._owners == sequence).nonzero().flatten().to(x.device)
+            a, b = (
+                torch.as_tensor(part).to(x.device, x.dtype)
+                for part in (terms[weight.name].a, terms[weight.name].b)
+            )
+            out = out.index_add(0, rows, F.linear(F.linear(x[rows], a), b))
+        return out
 
     def rope(self, x: Tensor, head_dim: int, rope: Rope) -> Tensor:
         """See `Ops.rope`."""
@@ -166,7 +183,10 @@ class EagerOps:
 
     def select(self, x: Tensor) -> Tensor:
         """See `Ops.select`."""
-        return x if self.rows is None else x[self.rows.to(x.device)]
+        if self.rows is None:
+            return x
+        self._owners = self._all_owners[self.rows.cpu()]
+        return x[self.rows.to(x.device)]
 
     def softcap(self, x: Tensor, cap: float) -> Tensor:
         """See `Ops.softcap`."""
@@ -185,9 +205,17 @@ def run(
     lengths: Sequence[int] | None = None,
     cache: EagerCache | None = None,
     rows: Tensor | None = None,
+    adapters: Sequence[Terms | None] | None = None,
 ) -> dict[str, Tensor]:
     """One step of a definition; arguments as of `EagerOps`. Returns its outputs by name."""
-    ops = EagerOps(tokens, store or WeightStore(), lengths=lengths, cache=cache, rows=rows)
+    ops = EagerOps(
+        tokens,
+        store or WeightStore(),
+        lengths=lengths,
+        cache=cache,
+        rows=rows,
+        adapters=adapters,
+    )
     definition.forward(ops)
     return ops.outputs
 

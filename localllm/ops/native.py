@@ -31,13 +31,16 @@ Place = Callable[[Any, Sequence[Weight]], list[int]]
 _NONE = -1
 
 
-def lower(program: Program, threads: int, place: Place | None = None) -> Any:
+def lower(program: Program, threads: int, place: Place | None = None) -> tuple[Any, dict[str, int]]:
     """The `_native.Program` of an allocated program (`tracer.trace`), weights packed.
 
     Args:
         program: what to run; its operations that work in place must do so.
         threads: of the core's pool.
         place: gives the core its linear weights; default: `in_memory`.
+
+    Returns:
+        the program, and its numbers of the linear weights by their names.
     """
     from localllm import _native
 
@@ -47,7 +50,7 @@ def lower(program: Program, threads: int, place: Place | None = None) -> Any:
     lowering.weights = dict(zip((weight.name for weight in weights), numbers, strict=True))
     for instruction in program.instructions:
         lowering.add(instruction)
-    return lowering.core
+    return lowering.core, lowering.weights
 
 
 def core_shape(weight: Weight) -> tuple[str, int, int, int]:

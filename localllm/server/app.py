@@ -1,63 +1,115 @@
-"""The web application: routes, keys, errors."""
+"""The web application: routes, and the layers that each request goes through."""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.middleware.cors import CORSMiddleware
 
 from localllm import __version__
 from localllm.engine.engine import Engine
 from localllm.server import (
+    admin,
     chat_completions,
     completions,
     embeddings,
     errors,
+    logs,
     messages,
     page,
     responses,
+    tracing,
 )
+from localllm.server.access import KeyCheck, PageGuard, is_loopback
 from localllm.server.errors import ApiError
-from localllm.server.replying import find_service
+from localllm.server.limits import MOST_BYTES, BodyLimit
+from localllm.server.metrics import Metrics
+from localllm.server.models import KEEP_ALIVE, Models, Slot, Source, find_service
+from localllm.server.records import Recorder, Reporter
 from localllm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
-from localllm.server.service import Service
 
-OPEN_PATHS = frozenset({"/health"}) | page.PATHS  # need no key
 router = APIRouter()
 
 
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a server behaves.
+
+    Attributes:
+        host: the address that it listens on; None: a Unix socket.
+        api_keys: one of them must come with every request; none: nobody is asked.
+        admin_keys: see `KeyCheck`.
+        origins: of web pages that may ask; "*": all.
+        keep_alive: seconds that a model stays loaded when nobody uses it.
+        most_body: bytes of a request's body.
+        most_tokens: that the answers to one request may have together; None: no limit.
+        log: one of `logs.KINDS`.
+        log_prompts: whether the log shows what was asked.
+    """
+
+    host: str | None = "127.0.0.1"
+    api_keys: tuple[str, ...] = ()
+    admin_keys: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    keep_alive: float = KEEP_ALIVE
+    most_body: int = MOST_BYTES
+    most_tokens: int | None = None
+    log: str = "off"
+    log_prompts: bool = False
+
+
 def create_app(
-    name: str, engine: Engine, recommended: dict[str, Any], api_keys: tuple[str, ...] = ()
+    sources: Iterable[Source],
+    options: ServerOptions = ServerOptions(),
+    loaded: Mapping[str, Engine] | None = None,
 ) -> FastAPI:
-    """The application that serves one model.
+    """The application that serves these models.
 
     Args:
-        name: what clients call the model.
-        engine: the loaded model; the application's alone.
-        recommended: generation parameters where a request leaves them open.
-        api_keys: one of them must come with every request; none: nobody is asked.
+        sources: the models, at least one.
+        options: see there.
+        loaded: engines of models that are loaded already, by name; the application's alone.
+
+    Raises:
+        UsageError: spans are to be sent, but the extra that does it is not installed.
     """
+    metrics = Metrics()
+    models = Models(sources, options.keep_alive, metrics, options.most_tokens)
+    waiting = dict(loaded or {})
+    traces = tracing.Tracing() if tracing.wanted() else None
+    reporters: list[Reporter] = [metrics.report, logs.reporter(options.log, options.log_prompts)]
+    if traces is not None:
+        reporters.append(traces.report)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(name, engine, recommended)
+        while waiting:  # no reference may stay here: unloading is to free the memory
+            models.adopt(*waiting.popitem())
         yield
-        app.state.service.close()
+        await models.close()
+        if traces is not None:
+            traces.close()
 
-    app = FastAPI(title="localllm", version=__version__, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="localllm",
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,  # its page loads scripts from another host
+        redoc_url=None,
+    )
+    app.state.models = models
+    app.state.metrics = metrics
     errors.install(app)
     app.include_router(router)
-    app.include_router(chat_completions.router)
-    app.include_router(completions.router)
-    app.include_router(responses.router)
-    app.include_router(messages.router)
-    app.include_router(embeddings.router)
-    app.include_router(page.router)
-    if api_keys:
-        _require_key(app, api_keys)
+    for part in (chat_completions, completions, page, embeddings, responses, messages, admin):
+        app.include_router(part.router)
+    _add_layers(app, options, reporters)
     return app
 
 
@@ -67,24 +119,32 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """What the server counts, for Prometheus."""
+    counted: Metrics = request.app.state.metrics
+    return Response(counted.page(), media_type=CONTENT_TYPE_LATEST)
+
+
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
     """The models that can be asked for."""
-    service = find_service(request, None)
-    model = {
-        "id": service.name,
-        "object": "model",
-        "created": service.created,
-        "owned_by": "localllm",
-        "context_length": service.engine.context,
-    }
-    return {"object": "list", "data": [model]}
+    served: Models = request.app.state.models
+    data = [_described(slot, served.created) for slot in served.slots.values()]
+    return {"object": "list", "data": data}
+
+
+@router.get("/v1/models/{name:path}")
+async def model(name: str, request: Request) -> dict[str, Any]:
+    """One of them."""
+    served: Models = request.app.state.models
+    return _described(served.find(name), served.created)
 
 
 @router.post("/tokenize")
 async def tokenize(asked: TokenizeRequest, request: Request) -> dict[str, Any]:
     """The token ids of a text."""
-    tokenizer = find_service(request, asked.model).engine.tokenizer
+    tokenizer = (await find_service(request, asked.model)).engine.tokenizer
     special, parse = asked.add_special, asked.parse_special
     return {"tokens": tokenizer.encode(asked.content, add_special=special, parse_special=parse)}
 
@@ -92,7 +152,7 @@ async def tokenize(asked: TokenizeRequest, request: Request) -> dict[str, Any]:
 @router.post("/detokenize")
 async def detokenize(asked: DetokenizeRequest, request: Request) -> dict[str, Any]:
     """The text of token ids."""
-    tokenizer = find_service(request, asked.model).engine.tokenizer
+    tokenizer = (await find_service(request, asked.model)).engine.tokenizer
     for token in asked.tokens:
         if not 0 <= token < tokenizer.vocab_size:
             raise ApiError(
@@ -104,24 +164,40 @@ async def detokenize(asked: DetokenizeRequest, request: Request) -> dict[str, An
 @router.post("/apply-template")
 async def apply_template(asked: TemplateRequest, request: Request) -> dict[str, Any]:
     """The prompt that the model's template makes of a conversation."""
-    session = find_service(request, asked.model).session
+    session = (await find_service(request, asked.model)).session
     messages = [message.plain() for message in asked.messages]
     return {"prompt": session.prompt(messages, **(asked.chat_template_kwargs or {}))}
 
 
-def _require_key(app: FastAPI, keys: tuple[str, ...]) -> None:
-    known = [key.encode() for key in keys]
+def _described(slot: Slot, created: int) -> dict[str, Any]:
+    """A model as the API lists it."""
+    found: dict[str, Any] = {
+        "id": slot.source.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "localllm",
+        "loaded": slot.service is not None,
+    }
+    if slot.service is not None:
+        found["context_length"] = slot.service.engine.context
+    return found
 
-    @app.middleware("http")
-    async def check(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.url.path in OPEN_PATHS:
-            return await go_on(request)
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        sent = (given or request.headers.get("x-api-key", "")).encode()
-        # All are compared, each in the same time: an answer's delay tells nothing of a key.
-        matches = [hmac.compare_digest(sent, key) for key in known]
-        if not any(matches):
-            what = "a wrong API key" if sent else "an API key is needed"
-            refusal = ApiError(401, what, code="invalid_api_key")
-            return errors.response(refusal, request.url.path)
-        return await go_on(request)
+
+def _add_layers(app: FastAPI, options: ServerOptions, reporters: list[Reporter]) -> None:
+    """What each request goes through before its route; the last one added is the first asked."""
+    app.add_middleware(BodyLimit, most=options.most_body)
+    app.add_middleware(KeyCheck, keys=options.api_keys, admin_keys=options.admin_keys)
+    if options.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id"],
+        )
+    # Who needs a key cannot be made to ask: a page that points its name here has none.
+    local = options.host is not None and is_loopback(options.host) and not options.api_keys
+    app.add_middleware(
+        PageGuard, origins=options.origins, names=[options.host or ""] if local else None
+    )
+    app.add_middleware(Recorder, reporters=reporters)

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from localllm.chat.call_parser import ToolCall
 from localllm.server.counts import likelihood, timings, usage
 from localllm.server.replying import head, respond
 from localllm.server.schemas import ChatRequest
@@ -22,9 +23,7 @@ Choice = dict[str, Any]
 @router.post("/chat/completions")
 async def chat_completions(asked: ChatRequest, request: Request) -> Response:
     """Answer a conversation."""
-    return await respond(
-        request, asked.model, asked.stream, lambda service: ChatReply(service, asked)
-    )
+    return await respond(request, asked, asked.stream, lambda service: ChatReply(service, asked))
 
 
 class ChatReply:
@@ -34,6 +33,7 @@ class ChatReply:
         self._asked = asked
         self._tokenizer = service.engine.tokenizer
         self._head = head("chatcmpl-") | {"model": service.name}
+        self._calls = [0] * asked.n  # made so far, by answer
         self._turn = TurnAnswers(
             service,
             Turn(
@@ -44,6 +44,9 @@ class ChatReply:
                 schema=asked.response_format.wanted,
                 context=asked.num_ctx,
                 logprobs=asked.top_logprobs if asked.logprobs else None,
+                tools=[tool.model_dump(exclude_none=True) for tool in asked.tools or []],
+                tool_choice=asked.choice,
+                parallel=asked.parallel_tool_calls,
             ),
         )
 
@@ -57,6 +60,10 @@ class ChatReply:
         async with aclosing(self._turn.pieces()) as pieces:
             async for piece in pieces:
                 self._extend(choices[piece.index], piece)
+        for choice in choices:
+            message = choice["message"]
+            if "tool_calls" in message and not message["content"]:
+                message["content"] = None
         return self._head | {"object": "chat.completion", "choices": choices} | self._counts()
 
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
@@ -85,6 +92,8 @@ class ChatReply:
         if piece.reasoning:
             for name in ("reasoning_content", "reasoning"):
                 message[name] = message.get(name, "") + piece.reasoning
+        for call in piece.calls:
+            message.setdefault("tool_calls", []).append(_call(call))
         if (told := self._told(piece)) is not None:
             choice["logprobs"] = choice["logprobs"] or {"content": []}
             choice["logprobs"]["content"] += told["content"]
@@ -98,6 +107,10 @@ class ChatReply:
             found.append(_delta(piece.index, delta))
         if piece.content:
             found.append(_delta(piece.index, {"content": piece.content}))
+        for call in piece.calls:
+            at = self._calls[piece.index]
+            self._calls[piece.index] += 1
+            found.append(_delta(piece.index, {"tool_calls": [{"index": at} | _call(call)]}))
         told = self._told(piece)
         if piece.finish_reason is not None or (told is not None and not found):
             found.append(_delta(piece.index, {}) | {"finish_reason": piece.finish_reason})
@@ -114,6 +127,11 @@ class ChatReply:
     def _counts(self) -> dict[str, Any]:
         answers = self._turn.answers
         return {"usage": usage(answers), "timings": timings(answers)}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _choice(index: int) -> Choice:

@@ -24,7 +24,7 @@ Choice = dict[str, Any]
 async def completions(asked: CompletionRequest, request: Request) -> Response:
     """Continue texts."""
     return await respond(
-        request, asked.model, asked.stream, lambda service: Continuations(service, asked)
+        request, asked, asked.stream, lambda service: Continuations(service, asked)
     )
 
 

@@ -20,7 +20,7 @@ from localllm.engine.embedding import default_pooling, shortened
 from localllm.engine.engine import Engine
 from localllm.engine.runner import Rows
 from localllm.server.errors import ApiError
-from localllm.server.replying import find_service
+from localllm.server.models import find_service
 from localllm.server.schemas import Body
 from localllm.server.streaming import unless_gone
 
@@ -65,7 +65,7 @@ class EmbeddingRequest(Body):
 @router.post("/embeddings")
 async def embeddings(asked: EmbeddingRequest, request: Request) -> Response:
     """Turn texts into vectors."""
-    service = find_service(request, asked.model)
+    service = await find_service(request, asked.model)
     engine = service.engine
     width = engine.config.width
     if asked.dimensions is not None and asked.dimensions > width:

@@ -70,6 +70,8 @@ def as_api_error(error: BaseException) -> ApiError:
         return ApiError(503, str(error), code="queue_full")
     if isinstance(error, (UsageError, TemplateError)):
         return ApiError(400, str(error))
+    if isinstance(error, RecursionError):  # of JSON or a schema in JSON
+        return ApiError(400, "the request is nested too deeply")
     if isinstance(error, LocalLLMError):
         return ApiError(500, str(error))
     return ApiError(500, "an internal error; the server's log has more")

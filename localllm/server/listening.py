@@ -1,9 +1,17 @@
-"""Listens on an address until the process is asked to end."""
+"""Listens on an address or a Unix socket until the process is asked to end."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
-from collections.abc import Callable
+import ssl
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -13,38 +21,137 @@ from localllm.errors import LocalLLMError
 DRAIN_SECONDS = 30  # that answers under way may take when the server is to end
 
 
-def listen(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what is under way.
+@dataclass(frozen=True)
+class Address:
+    """Where to listen.
+
+    Attributes:
+        host: of TCP.
+        port: 0 takes a free one.
+        socket: path of a Unix socket, instead of both.
+        certificate: for TLS, a PEM file; with it `key`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    socket: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def listen(app: FastAPI, address: Address, ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then finish what is under way; a second one ends at once.
 
     Args:
         app: what answers.
-        host: address.
-        port: 0 takes a free one.
-        ready: told the URL when connections are accepted.
+        address: where.
+        ready: told the URL, or the socket's path, when connections are accepted.
 
     Raises:
-        LocalLLMError: the address cannot be had.
+        LocalLLMError: the address cannot be had, or the certificate not be read.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, UnicodeError) as error:
-        listener.close()
-        reason = getattr(error, "strerror", None) or error
-        raise LocalLLMError(
-            f"cannot listen on {host}:{port}: {reason}", "--port 0 takes a free port"
-        ) from error
+    _require_certificate(address)
     config = uvicorn.Config(
         app,
+        log_config=None,
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # who a request comes from is not for the request to say
         timeout_graceful_shutdown=DRAIN_SECONDS,
         lifespan="on",
+        ssl_certfile=address.certificate,
+        ssl_keyfile=address.key,
     )
-    shown = f"[{host}]" if ":" in host else host
-    server = uvicorn.Server(config)
-    listener.listen(1024)
-    ready(f"http://{shown}:{listener.getsockname()[1]}")
-    server.run(sockets=[listener])
+    with _listener(address) as listener:
+        listener.listen(1024)
+        ready(_url(address, listener))
+        _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends in good order at the first signal, with exit code 0, and at once at the second."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note a signal; uvicorn would raise it again at the end."""
+        if self.should_exit:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        self.should_exit = True
+
+
+@contextmanager
+def _listener(address: Address) -> Iterator[socket.socket]:
+    """A bound socket; a Unix socket's file is gone in the end."""
+    if address.socket is None:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        name: tuple[str, int] | str = (address.host, address.port)
+        shown, hint = f"{address.host}:{address.port}", "--port 0 takes a free port"
+    else:
+        if not hasattr(socket, "AF_UNIX"):
+            raise LocalLLMError("--socket: there are no Unix sockets here")
+        _remove_stale(address.socket)
+        family, name, hint = socket.AF_UNIX, str(address.socket), ""
+        shown = name
+    with socket.socket(family) as listener:
+        if address.socket is None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        mask = os.umask(0o177)  # the socket's file is the user's own from the beginning
+        try:
+            listener.bind(name)
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise LocalLLMError(f"cannot listen on {shown}: {reason}", hint) from error
+        finally:
+            os.umask(mask)
+        try:
+            yield listener
+        finally:
+            if address.socket is not None:
+                with suppress(OSError):
+                    address.socket.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a Unix socket that nobody listens on any more; anything else stays.
+
+    Raises:
+        LocalLLMError: somebody listens there, or it is no socket.
+    """
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise LocalLLMError(f"--socket {path}: there is a file, and it is no socket")
+    except OSError:
+        return  # nothing is there, or the bind will say what is wrong
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return
+        else:
+            raise LocalLLMError(f"--socket {path}: another server listens there")
+
+
+def _require_certificate(address: Address) -> None:
+    """Raises LocalLLMError for files that TLS cannot be done with."""
+    if address.certificate is None:
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # Without a password the library would ask for one on the terminal.
+        context.load_cert_chain(address.certificate, address.key, password="")
+    except OSError as error:  # SSLError is one
+        reason = error.strerror or error
+        raise LocalLLMError(
+            f"--tls-cert {address.certificate}, --tls-key {address.key}: {reason}",
+            "both must be PEM files that belong together, the key without a password",
+        ) from error
+
+
+def _url(address: Address, listener: socket.socket) -> str:
+    if address.socket is not None:
+        return f"unix:{address.socket}"
+    scheme = "https" if address.certificate is not None else "http"
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{scheme}://{host}:{listener.getsockname()[1]}"

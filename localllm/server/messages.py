@@ -15,7 +15,8 @@ from localllm.decoding.params import GenerationParams
 from localllm.server.blocks import Block, Blocks, Change
 from localllm.server.counts import cached_tokens, completion_tokens, prompt_tokens
 from localllm.server.messages_schemas import CountRequest, MessagesRequest
-from localllm.server.replying import find_service, head, respond
+from localllm.server.models import find_service
+from localllm.server.replying import head, respond
 from localllm.server.service import Service
 from localllm.server.streaming import Event, EventForm
 from localllm.server.turns import TurnAnswers, encode
@@ -35,7 +36,7 @@ async def messages(asked: MessagesRequest, request: Request) -> Response:
     """Answer a conversation."""
     return await respond(
         request,
-        asked.model,
+        asked,
         bool(asked.stream),
         lambda service: MessagesReply(service, asked),
         EventForm(lambda error, _: error.anthropic_body),
@@ -45,7 +46,7 @@ async def messages(asked: MessagesRequest, request: Request) -> Response:
 @router.post("/count_tokens")
 async def count_tokens(asked: CountRequest, request: Request) -> dict[str, int]:
     """The tokens of a conversation's prompt."""
-    service = find_service(request, asked.model)
+    service = await find_service(request, asked.model)
     _, ids = await asyncio.to_thread(encode, service, asked.as_turn(GenerationParams()))
     return {"input_tokens": len(ids)}
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from localllm.server.errors import ApiError
+from localllm.server.models import find_service
+from localllm.server.schemas import Sampling
 from localllm.server.service import Service
 from localllm.server.streaming import PLAIN_EVENTS, EventForm, EventStream, unless_gone
 
@@ -34,14 +35,15 @@ class Reply(Protocol):
 
 async def respond(
     request: Request,
-    name: str | None,
+    asked: Sampling,
     stream: bool,
     make: Callable[[Service], Reply],
     form: EventForm = PLAIN_EVENTS,
 ) -> Response:
-    """The stream or the document that was asked for, by the model of that name."""
+    """The stream or the document that was asked for, by the model that is meant."""
+    service = await find_service(request, asked.model, asked.keep_alive)
     # Rendering, tokenising and compiling may take long: other answers go on meanwhile.
-    reply = await asyncio.to_thread(make, find_service(request, name))
+    reply = await asyncio.to_thread(make, service)
     reply.begin()
     if stream:
         return EventStream(reply.events(), reply.close, form)
@@ -49,23 +51,6 @@ async def respond(
         return JSONResponse(await unless_gone(request, reply.document()))
     finally:
         reply.close()
-
-
-def find_service(request: Request, name: str | None) -> Service:
-    """The model that a request names; without a name the only one.
-
-    Raises:
-        ApiError: there is none of that name.
-    """
-    service: Service = request.app.state.service
-    if name is not None and name != service.name:
-        raise ApiError(
-            404,
-            f"model {name!r} is not served here; {service.name!r} is",
-            "model",
-            "model_not_found",
-        )
-    return service
 
 
 def head(prefix: str) -> dict[str, Any]:

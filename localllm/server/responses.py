@@ -30,7 +30,7 @@ async def responses(asked: ResponsesRequest, request: Request) -> Response:
     """Answer a conversation."""
     return await respond(
         request,
-        asked.model,
+        asked,
         bool(asked.stream),
         lambda service: ResponsesReply(service, asked),
         EventForm(_failure),

@@ -33,14 +33,37 @@ class TextPart(Body):
     text: str
 
 
+class CalledFunction(Body):
+    """What a call calls."""
+
+    name: str
+    arguments: str  # JSON
+
+
+class MessageCall(Body):
+    """A call of a tool that the assistant made."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None  # as streams have it
+
+
 class ChatMessage(Body):
     """One message of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    tool_calls: list[MessageCall] | None = None
+    tool_call_id: str | None = None
+    # What the official clients' own messages hold where there is nothing.
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
     def plain(self) -> dict[str, Any]:
         """The message as templates take it."""
@@ -48,12 +71,45 @@ class ChatMessage(Body):
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
         role = "system" if self.role == "developer" else self.role
-        message = {"role": role, "content": content}
+        message: dict[str, Any] = {"role": role, "content": content}
         if self.name is not None:
             message["name"] = self.name
         if (thought := self.reasoning_content or self.reasoning) is not None:
             message["reasoning_content"] = thought
+        if self.tool_calls:
+            message["tool_calls"] = [call.model_dump(exclude={"index"}) for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
         return message
+
+
+class Function(Body):
+    """A function that the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool that the model may use."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Body):
+    """A function by its name."""
+
+    name: str
+
+
+class NamedTool(Body):
+    """The tool that the model has to use."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class StreamOptions(Body):
@@ -92,6 +148,7 @@ class Sampling(Body):
     """
 
     model: str | None = None
+    keep_alive: str | Number | None = None
     temperature: Number | None = None
     top_p: Number | None = None
     top_k: int | None = None
@@ -207,6 +264,9 @@ class ChatRequest(Generation):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: int | None = None
     response_format: ResponseFormat = ResponseFormat()
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    parallel_tool_calls: bool = True
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] = 0
     reasoning_effort: Effort | None = None
@@ -222,6 +282,12 @@ class ChatRequest(Generation):
     def variables(self) -> dict[str, Any]:
         """Further variables of the template."""
         return effort_variables(self.reasoning_effort) | (self.chat_template_kwargs or {})
+
+    @property
+    def choice(self) -> str:
+        """As `Turn.tool_choice`."""
+        chosen = self.tool_choice
+        return chosen if isinstance(chosen, str) else chosen.function.name
 
 
 class CompletionRequest(Generation):

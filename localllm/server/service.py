@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from localllm.chat.reasoning import TAGS
 from localllm.chat.session import ChatSession
+from localllm.chat.tools import ToolUse
 from localllm.decoding.constraint import Constraint, ConstraintCompiler
 from localllm.decoding.params import GenerationParams
 from localllm.engine.embedding import Embedding
@@ -18,7 +19,8 @@ from localllm.engine.pages import OutOfPagesError
 from localllm.engine.runner import Rows
 from localllm.engine.sequence import Sequence, Token
 from localllm.engine.worker import Delivery, QueueFullError, Worker
-from localllm.server.errors import as_api_error
+from localllm.server.errors import ApiError, as_api_error
+from localllm.server.metrics import AnswerMetrics
 
 T = TypeVar("T")
 
@@ -81,15 +83,29 @@ class Service:
         name: what clients call it.
         engine: nobody else may step it.
         recommended: generation parameters where a request leaves them open.
+        metrics: told what becomes of the answers.
+        most_tokens: that the answers to one request may have together; None: no limit.
     """
 
-    def __init__(self, name: str, engine: Engine, recommended: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        recommended: dict[str, Any],
+        metrics: AnswerMetrics,
+        most_tokens: int | None = None,
+    ) -> None:
         self.name = name
         self.engine = engine
         self.recommended = recommended
         self.session = ChatSession(engine)
+        self.tools = ToolUse(self.session.template)
         self.compiler = ConstraintCompiler(engine.tokenizer)
-        self.created = int(time.time())
+        # Answers are taken apart by these.
+        tags = (tag for pair in TAGS for tag in pair)
+        self.shown = engine.tokenizer.control_ids((*self.tools.format.tags, *tags))
+        self._metrics = metrics
+        self._most_tokens = most_tokens
         self._loop = asyncio.get_running_loop()
         self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}  # by the id of a sequence under way
         self._embedding = 0  # requests under way
@@ -120,7 +136,9 @@ class Service:
 
         Raises:
             UsageError, ContextFullError: a prompt cannot be answered.
+            ApiError: more tokens are asked for than a request may have.
         """
+        params = self._within_limit(params, len(prompts) * count)
 
         def answer(prompt: list[int], index: int) -> Sequence:
             constraint = constrain and constrain()
@@ -138,6 +156,7 @@ class Service:
         self._worker.submit(answers.leaders)
         for sequence in answers.sequences:
             self._inboxes[id(sequence)] = answers.inbox
+        self._metrics.begin(answers.leaders, answers.sequences)
 
     async def embed(self, texts: list[list[int]], pooling: str) -> Rows:
         """The vectors of some texts, float32 [texts, width]; answers go on between the steps.
@@ -167,7 +186,19 @@ class Service:
     def cancel(self, sequence: Sequence) -> None:
         """End an answer; one that has ended is left alone."""
         if self._inboxes.pop(id(sequence), None) is not None:
+            self._metrics.end(sequence)
             self._worker.cancel(sequence)
+
+    def _within_limit(self, params: GenerationParams, count: int) -> GenerationParams:
+        """The parameters with the most tokens that one of `count` answers may have."""
+        if self._most_tokens is None:
+            return params
+        if params.max_tokens is None:
+            return replace(params, max_tokens=max(1, self._most_tokens // count))
+        if count * params.max_tokens > self._most_tokens:
+            text = f"max_tokens: {self._most_tokens} for all answers to a request is the most here"
+            raise ApiError(400, text, "max_tokens", "invalid_value")
+        return params
 
     def _from_worker(self, deliveries: list[Delivery]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -177,6 +208,7 @@ class Service:
         for delivery in deliveries:
             inbox = self._inboxes.get(id(delivery.sequence))
             if inbox is not None:
+                self._metrics.arrived(delivery.sequence, len(delivery.tokens))
                 inbox.put_nowait(delivery)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from localllm.chat.call_parser import ToolCall
+from localllm.chat.call_parser import CallParser, ToolCall
 from localllm.chat.reasoning import ReasoningParser
 from localllm.chat.structured import json_constraint
+from localllm.decoding.constraint import Constraint
 from localllm.decoding.logprobs import Logprob
 from localllm.decoding.params import GenerationParams
 from localllm.server.service import Answers, Service
@@ -68,8 +70,15 @@ class Piece:
 
 
 def encode(service: Service, turn: Turn) -> tuple[str, list[int]]:
-    """The prompt of a turn, as text and as token ids; raises TemplateError."""
-    return service.session.encode(turn.messages, **turn.variables)
+    """The prompt of a turn, as text and as token ids.
+
+    Raises:
+        UsageError: a tool, or a call of one, is not as it has to be.
+        TemplateError: the conversation cannot be rendered.
+    """
+    tools = turn.tools if turn.tool_choice != "none" else []
+    messages, shown = service.tools.prepare(turn.messages, tools)
+    return service.session.encode(messages, tools=shown, **turn.variables)
 
 
 class TurnAnswers:
@@ -84,19 +93,16 @@ class TurnAnswers:
     def __init__(self, service: Service, turn: Turn) -> None:
         prompt, ids = encode(service, turn)
         self.service = service
-        constrain = None
-        if turn.schema is not None:
-            thinking = service.session.may_think(prompt)
-            constrain = json_constraint(service.compiler, turn.schema, prompt, thinking).copy
         self.answers: Answers = service.prepare(
             [ids],
             turn.params,
             turn.count,
-            constrain,
+            _constrain(service, turn, prompt),
             context=turn.context,
             logprobs=turn.logprobs,
+            shown=service.shown,
         )
-        self._parsers = [ReasoningParser(prompt) for _ in range(turn.count)]
+        self._parsers = [_Parser(service, turn, prompt) for _ in range(turn.count)]
 
     def begin(self) -> None:
         """Let them be made; raises QueueFullError."""
@@ -107,11 +113,56 @@ class TurnAnswers:
         async with aclosing(self.answers.tokens()) as tokens:
             async for index, token in tokens:
                 done = token.finish_reason is not None
-                reasoning, content = self._parsers[index].add(token.text, done)
+                reasoning, content, calls = self._parsers[index].add(token.text, done)
+                reason = token.finish_reason
+                if reason == "stop" and self._parsers[index].called:
+                    reason = "tool_calls"
                 ends = token.id in self.service.engine.tokenizer.eog_ids
                 logprob = None if ends else token.logprob
-                yield Piece(index, reasoning, content, token.id, logprob, token.finish_reason)
+                yield Piece(index, reasoning, content, token.id, logprob, reason, tuple(calls))
 
     def close(self) -> None:
         """End the answers that are still made."""
         self.answers.close()
+
+
+class _Parser:
+    """Takes one answer apart: what is thought, what is said, what is called."""
+
+    def __init__(self, service: Service, turn: Turn, prompt: str) -> None:
+        self.called = False
+        self._reasoning = ReasoningParser(prompt)
+        self._calls: CallParser | None = None
+        self._parallel = turn.parallel
+        if turn.tools and turn.tool_choice != "none":
+            self._calls = service.tools.parser(turn.tools)
+
+    def add(self, text: str, done: bool) -> tuple[str, str, list[ToolCall]]:
+        """Reasoning, content and calls that are certain now; `done`: no more text will come."""
+        reasoning, content = self._reasoning.add(text, done)
+        if self._calls is None:
+            return reasoning, content, []
+        content, calls = self._calls.add(content, done)
+        if not self._parallel:
+            calls = [] if self.called else calls[:1]
+        self.called = self.called or bool(calls)
+        if done and self._calls.warnings:
+            logging.getLogger(__name__).warning("; ".join(self._calls.warnings))
+        return reasoning, content, calls
+
+
+def _constrain(service: Service, turn: Turn, prompt: str) -> Callable[[], Constraint] | None:
+    """Makes what each answer has to follow; None: nothing."""
+    thinking = service.session.may_think(prompt)
+    if turn.tool_choice not in ("auto", "none"):
+        return service.tools.constraint(
+            service.compiler,
+            turn.tools,
+            name=None if turn.tool_choice == "required" else turn.tool_choice,
+            parallel=turn.parallel,
+            prompt=prompt,
+            thinking=thinking,
+        ).copy
+    if turn.schema is not None:
+        return json_constraint(service.compiler, turn.schema, prompt, thinking).copy
+    return None

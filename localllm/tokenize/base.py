@@ -113,6 +113,11 @@ class Tokenizer(ABC):
             piece = self._pieces[token] = self._decode_token(token)
         return piece
 
+    def control_ids(self, texts: Iterable[str]) -> frozenset[int]:
+        """The control tokens that are written like this."""
+        ids = (self.vocabulary.ids.get(text.encode()) for text in texts)
+        return frozenset(id for id in ids if id is not None and self.is_control(id))
+
     def is_control(self, token: int) -> bool:
         """Whether the token steers (or is the unknown token) and stands for no text.
 

@@ -13,6 +13,7 @@ from localllm.cli.doctor import _rates
 from localllm.engine.machine import default_threads
 from localllm.evaluate.machine_rates import Barrier, DotRate, MachineRates, MemoryRate
 from tests.cli.conftest import Run
+from tests.models.adapting import random_pairs, write_adapter
 
 
 def test_help_names_every_command(process: Run, localllm: Run) -> None:
@@ -82,6 +83,20 @@ def test_run_takes_the_prompt_from_stdin_too(localllm: Run, model: Path) -> None
     assert prompt_tokens(stdin=b"ab") == alone
     assert prompt_tokens("-", stdin=b"ab") == alone
     assert prompt_tokens("ab", stdin=b"cd") == prompt_tokens("ab\n\ncd") > alone
+
+
+def test_run_with_an_adapter(localllm: Run, model: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "a.gguf", random_pairs(model), "qwen3")
+    flags = ["--raw", "--temperature", "0", "--max-tokens", "8"]
+    plain = localllm("run", model, "Hello", *flags)
+    adapted = localllm("run", model, "Hello", *flags, "--adapter", adapter)
+    assert adapted.code == 0
+    assert adapted.out != plain.out
+    other = write_adapter(tmp_path / "b.gguf", random_pairs(model), "llama")
+    refused = localllm("run", model, "Hello", *flags, "--adapter", other)
+    assert refused.code == 1
+    assert "b.gguf: general.architecture: 'llama', expected 'qwen3'" in refused.error
+    assert len(refused.error.splitlines()) == 1
 
 
 def test_run_says_that_the_context_is_full(localllm: Run, model: Path, endless: list[str]) -> None:

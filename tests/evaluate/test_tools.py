@@ -1,4 +1,4 @@
-"""tools/benchmarks.py and tools/peers/compare.py: what they write of given measurements."""
+"""tools/benchmarks.py, tools/peers/compare.py, tools/serve_load.py: what they write."""
 
 import importlib.util
 import json
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from localllm.errors import LocalLLMError
+from localllm.evaluate import load, overhead, serving
 from localllm.evaluate.bench import Work
 from localllm.evaluate.synthetic import random_model
 
@@ -151,3 +153,41 @@ def test_a_run_that_is_ended_leaves_nothing_older(tool, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         benchmarks.main()
     assert not any(path.exists() for path in old)
+
+
+def test_serve_load(tool, tmp_path, monkeypatch, capsys):
+    serve_load = tool("serve_load.py")
+    model = random_model(tmp_path / "model.gguf", "llama", "Q8_0", context=1024)
+    for module, name, value in (
+        (serving, "CLIENTS", (1, 2)),
+        (serve_load, "CLIENTS", (1, 2)),
+        (serving, "STREAMS", (2,)),
+        (serving, "DISTINCT", 2),
+        (load, "IDLE_EVENTS", 4),
+        (overhead, "SINGLES", 2),
+    ):
+        monkeypatch.setattr(module, name, value)
+    flags = "--threads 1 --rounds 1 --requests 2 --sharing 2 --soak 10"
+    monkeypatch.setattr("sys.argv", ["serve_load.py", str(model), *flags.split()])
+    serve_load.main()
+    printed = capsys.readouterr().out
+    for expected in (
+        "model.gguf, 1 threads, context 1024",
+        "\n2 clients\n  localllm ",
+        "while a prompt of 768 is read",
+        "\n2 streams\n  localllm ",
+        "prefix of 768 tokens",
+        "HTTP adds, ms",
+        "Resident memory of the server: ",
+    ):
+        assert expected in printed
+
+
+def test_serve_load_says_why_a_server_does_not_run(tool, tmp_path):
+    serve_load = tool("serve_load.py")
+    broken = serve_load.Contestant("broken", ("/bin/sh", "-c", "echo no such model >&2"), {})
+    with (
+        pytest.raises(LocalLLMError, match="broken does not run:\nno such model"),
+        serve_load.running(broken),
+    ):
+        pass

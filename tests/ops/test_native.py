@@ -24,7 +24,7 @@ class Runner:
     """A lowered program with a cache whose pages stand in a shuffled order."""
 
     def __init__(self, program, *, layers=1, kv_heads=1, head_dim=DIM, kind="f16", sequences=1):
-        self.program = lower(program, 2)
+        self.program, _ = lower(program, 2)
         pages = 24
         self.cache = native.Cache(layers, kv_heads, head_dim, pages, PAGE, kind)
         order = np.random.default_rng(0).permutation(pages).astype(np.int32)

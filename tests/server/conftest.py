@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
-from localllm.server.app import create_app
+from localllm.server.app import ServerOptions, create_app
+from localllm.server.models import Source
+from localllm.server.service import Service
+
+PROGRAM = [sys.executable, "-c", "from localllm.cli.app import main; main()"]
 
 
-class Running:
-    """A server and its engine."""
+class Threaded:
+    """An application on a thread of its own."""
 
-    def __init__(self, *keys: str, context: int = 512, texts: int = 4) -> None:
-        self.engine = Engine.load(resolve(None).path, context=context, texts=texts)
-        app = create_app("tiny-chat", self.engine, {}, keys)
-        config = uvicorn.Config(app, port=0, log_level="error", lifespan="on")
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        config = uvicorn.Config(app, port=0, log_config=None, log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         while not self._server.started:
             time.sleep(0.01)
-        self.service = app.state.service
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+
+
+class Running:
+    """A server and its engine."""
+
+    def __init__(self, *keys: str, context: int = 512, texts: int = 4, **options: Any) -> None:
+        path = resolve(None).path
+        self.engine = Engine.load(path, context=context, texts=texts)
+        source = Source("tiny-chat", path, lambda reserved: self.engine, context, texts)
+        given = ServerOptions(api_keys=keys, **options)
+        app = create_app([source], given, {"tiny-chat": self.engine})
+        self._server = Threaded(app)
+        self.url = self._server.url
+
+    @property
+    def service(self) -> Service:
+        """The model as the server has it."""
+        service = self._server.app.state.models.slots["tiny-chat"].service
+        assert service is not None
+        return service
 
     def require_idle(self) -> None:
         """Wait until nothing is under way; then no page may be held."""
@@ -42,8 +74,7 @@ class Running:
         return self.engine.busy or any(reader.tables for reader in list(self.engine._readers))
 
     def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(20)
+        self._server.close()
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +95,63 @@ def locked() -> Iterator[Running]:
     running = Running("first-key", "second-key")
     yield running
     running.close()
+
+
+class Program:
+    """`localllm serve` as a process of its own, with a home of its own."""
+
+    def __init__(self, home: Path, *flags: str) -> None:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("LOCALLLM_", "OTEL_"))}
+        self.environment = kept | {"HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+        self.process = subprocess.Popen(
+            [*PROGRAM, "serve", "--ctx", "512", "--port", "0", *flags],
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        self.log: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+        deadline = time.monotonic() + 30
+        while not self.url and self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert self.url, self.log
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as it says on stderr."""
+        lines = [line for line in self.log if "://" in line or "unix:" in line]
+        return lines[0].split()[-1].removesuffix("/v1") if lines else ""
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Another command of the same user."""
+        return subprocess.run(
+            [*PROGRAM, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line.rstrip())
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Starts `localllm serve` with these flags."""
+    started: list[Program] = []
+
+    def start(*flags: str) -> Program:
+        started.append(Program(tmp_path, *flags))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.close()

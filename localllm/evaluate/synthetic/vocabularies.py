@@ -115,7 +115,8 @@ def spm_vocabulary(size: int = 512, space_prefix: bool = True) -> dict[str, Any]
 
 
 def _padded(tokens: list[str], types: list[int], size: int) -> tuple[list[str], list[int]]:
+    """Tokens that no text is encoded to but that have one, so that drawing them makes text."""
     if len(tokens) > size:
         raise ValueError(f"a vocabulary of {size} is too small; the least is {len(tokens)}")
     missing = range(len(tokens), size)
-    return tokens + [f"[PAD{index}]" for index in missing], types + [UNUSED] * len(missing)
+    return tokens + [f"[PAD{index}]" for index in missing], types + [NORMAL] * len(missing)

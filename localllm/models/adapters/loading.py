@@ -1,0 +1,25 @@
+"""Opens an adapter in whichever form it is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from localllm.models.adapters.base import AdapterFile
+from localllm.models.adapters.gguf import read_gguf
+from localllm.models.adapters.peft import read_peft
+from localllm.models.blocks import Model
+
+
+def open_adapter(path: str | Path, model: Model) -> AdapterFile:
+    """An adapter for a model, checked against it.
+
+    Args:
+        path: a GGUF file or a folder as PEFT saves it.
+        model: what it will be used with.
+
+    Raises:
+        ModelFileError: it cannot be read, or does what is not supported, or is for another model.
+    """
+    path = Path(path)
+    read = read_peft if path.is_dir() else read_gguf
+    return AdapterFile(path, read(path, model), model)

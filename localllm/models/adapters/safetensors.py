@@ -1,0 +1,153 @@
+"""Reads safetensors files: a JSON header, then the tensors' bytes; hostile ones are refused.
+
+The format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from localllm.errors import ModelFileError
+from localllm.gguf.mapping import Bytes, MappedFile
+from localllm.gguf.metadata import shown
+from localllm.ops.spec import Float32
+
+_MOST_HEADER = 1 << 24  # bytes
+_MOST_DIMENSIONS = 8
+
+
+def _from_bf16(data: Bytes) -> Float32:
+    return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+_TYPES: dict[str, tuple[int, Callable[[Bytes], Float32]]] = {  # bytes of an element, its values
+    "F32": (4, lambda data: data.view("<f4").astype(np.float32)),
+    "F16": (2, lambda data: data.view("<f2").astype(np.float32)),
+    "BF16": (2, _from_bf16),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTensor:
+    """A tensor of a safetensors file.
+
+    Attributes:
+        name: its name in the file.
+        type: F32, F16 or BF16.
+        shape: row-major.
+        file: the mapped file.
+        start: where its bytes begin in the file.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    file: MappedFile = field(repr=False)
+    start: int = 0
+
+    def float32(self) -> Float32:
+        """The values: float32 of `shape`, a copy.
+
+        Raises:
+            ModelFileError: the file was cut short meanwhile.
+        """
+        self.file.require_unchanged()
+        size, convert = _TYPES[self.type]
+        stop = self.start + size * math.prod(self.shape)
+        return convert(self.file.data[self.start : stop].copy()).reshape(self.shape)
+
+
+def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file by name, none of them read yet.
+
+    Raises:
+        ModelFileError: naming the file, and the tensor where one is wrong.
+    """
+    file = MappedFile(path)
+    header, begin = _read_header(file)
+    room = file.data.size - begin
+    tensors: dict[str, StoredTensor] = {}
+    places: list[tuple[int, int, str]] = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        where = f"{path}: tensor {shown(name)}"
+        kind, shape, start, stop = _checked_entry(entry, where)
+        if kind not in _TYPES:
+            known = ", ".join(_TYPES)
+            raise ModelFileError(f"{where}: type {shown(kind)} is not read ({known} are)")
+        if stop > room:
+            raise ModelFileError(
+                f"{where}: its data ends at byte {begin + stop} of a file of "
+                f"{file.data.size} bytes",
+                "damaged, or not wholly downloaded",
+            )
+        if stop - start != _TYPES[kind][0] * math.prod(shape):
+            raise ModelFileError(f"{where}: {stop - start} bytes for {kind} of shape {list(shape)}")
+        places.append((start, stop, name))
+        tensors[name] = StoredTensor(name, kind, shape, file, begin + start)
+    end, previous = 0, ""
+    for start, stop, name in sorted(places):
+        if start < end:
+            raise ModelFileError(
+                f"{path}: tensor {shown(name)}: its data overlaps that of {shown(previous)}"
+            )
+        end, previous = stop, name
+    return tensors
+
+
+def _read_header(file: MappedFile) -> tuple[dict[str, Any], int]:
+    """The header, and where the data begins."""
+    where = f"{file.path}: header"
+    if file.data.size < 8:
+        raise ModelFileError(f"{where}: cut short after {file.data.size} bytes")
+    length = int.from_bytes(file.data[:8].tobytes(), "little")
+    if length > min(_MOST_HEADER, file.data.size - 8):
+        raise ModelFileError(
+            f"{where}: {length} bytes, in a file of {file.data.size} bytes: not a safetensors file"
+        )
+    try:
+        header = json.loads(file.data[8 : 8 + length].tobytes(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, a key twice
+        raise ModelFileError(f"{where}: {shown(str(error))}") from None
+    if not isinstance(header, dict):
+        raise ModelFileError(f"{where}: must be a JSON object")
+    return header, 8 + length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _checked_entry(entry: Any, where: str) -> tuple[str, tuple[int, ...], int, int]:
+    """Type, shape, and the place in the data, from a line of the header."""
+    fields = entry if isinstance(entry, dict) else {}
+    kind, shape = fields.get("dtype"), _naturals(fields.get("shape"))
+    offsets = _naturals(fields.get("data_offsets"))
+    if (
+        not isinstance(kind, str)
+        or shape is None
+        or offsets is None
+        or len(shape) > _MOST_DIMENSIONS
+        or len(offsets) != 2
+        or offsets[0] > offsets[1]
+    ):
+        raise ModelFileError(f"{where}: needs dtype, shape and data_offsets, and sane ones")
+    return kind, shape, offsets[0], offsets[1]
+
+
+def _naturals(values: Any) -> tuple[int, ...] | None:
+    if not isinstance(values, list):
+        return None
+    sane = all(type(value) is int and 0 <= value < 1 << 62 for value in values)
+    return tuple(values) if sane else None

@@ -1,0 +1,379 @@
+"""The models of a server: loaded when they are asked for, unloaded when memory is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+
+from localllm.engine import memory
+from localllm.engine.engine import Engine
+from localllm.engine.machine import available_memory
+from localllm.engine.memory import Need, ShortageError
+from localllm.errors import LocalLLMError, UsageError
+from localllm.gguf import GGUFFile
+from localllm.hub.facts import recommended_params
+from localllm.models.registry import load_definition
+from localllm.server.errors import ApiError
+from localllm.server.metrics import Metrics
+from localllm.server.records import current_record
+from localllm.server.service import Service
+
+KEEP_ALIVE = 300.0  # seconds
+NEVER = math.inf  # to unload
+
+_TIMER_SECONDS = 0.05  # that a timer may be early
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_TIME = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+")
+
+
+def keep_alive_seconds(value: str | float) -> float:
+    """Seconds of idle time after which a model is unloaded, as Ollama's `keep_alive` has them.
+
+    A number of seconds, or a text such as "5m" or "1h30m"; what is negative means never.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    text = str(value).strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        plain = text.removeprefix("-")
+        if not _TIME.fullmatch(plain):
+            seconds = math.nan
+        else:
+            parts = re.findall(r"([\d.]+)(ms|s|m|h)", plain)
+            seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+            seconds = -seconds if plain != text else seconds
+    if not math.isfinite(seconds):
+        raise UsageError(f"keep_alive {text[:40]!r}: is no time", 'seconds, "5m", 0, or -1: never')
+    return NEVER if seconds < 0 else seconds
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes:
+        name: what clients call it.
+        path: of its file.
+        load: makes the engine, which takes long; told the bytes of memory that it must leave to
+            the models beside it.
+        context: tokens; None: see `Engine.load`, as for the others.
+        texts: how many of that length its KV memory is to hold.
+        kv_type: of the KV memory.
+    """
+
+    name: str
+    path: Path
+    load: Callable[[int], Engine]
+    context: int | None = None
+    texts: int = 1
+    kv_type: str = "f16"
+
+    def need(self) -> Need:
+        """What it would take with all that was asked for."""
+        file = GGUFFile.open(self.path)
+        config = load_definition(file, self.context).config
+        context = memory.choose_context(file, config, self.context, sys.maxsize, self.kv_type)
+        return memory.estimate(file, config, context * self.texts, self.kv_type)
+
+
+class Slot:
+    """One model of the server, loaded or not.
+
+    Attributes:
+        service: the loaded model; None: it is not.
+        loading: the load under way.
+        holders: requests that hold it.
+        requests: that have come for it.
+        keep_alive: seconds that it stays when nobody holds it.
+        used: when it was let go last, on the monotonic clock.
+    """
+
+    def __init__(self, source: Source, keep_alive: float) -> None:
+        self.source = source
+        self.service: Service | None = None
+        self.loading: asyncio.Task[None] | None = None
+        self.holders = 0
+        self.requests = 0
+        self.keep_alive = keep_alive
+        self.used = time.monotonic()
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is loaded and nobody holds it."""
+        return self.service is not None and not self.holders
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since when nobody holds it."""
+        return 0.0 if self.holders else time.monotonic() - self.used
+
+    def describe(self) -> dict[str, Any]:
+        """What it is and does, for who runs the server."""
+        found: dict[str, Any] = {
+            "model": self.source.name,
+            "path": str(self.source.path),
+            "state": "loading" if self.loading else "loaded" if self.service else "unloaded",
+            "busy": self.holders,
+            "requests": self.requests,
+        }
+        if self.service is None:
+            return found
+        engine, use = self.service.engine, self.service.engine.occupancy
+        stays = max(0.0, self.keep_alive - self.idle_seconds)
+        return found | {
+            "memory": _need_of(self.service.engine, self.source.kv_type).total,
+            "context": engine.context,
+            "running": use.running,
+            "waiting": use.waiting,
+            "pages": {"total": use.pages, "held": use.held, "cached": use.kept},
+            "idle_seconds": round(self.idle_seconds, 3),
+            "unloads_in": None if stays == NEVER else round(stays, 3),
+        }
+
+
+class Models:
+    """The models that a server has, by name. All methods belong to the event loop.
+
+    One model at a time is loaded or unloaded. When memory is short for another one, those that
+    nobody holds are unloaded, the one used longest ago first.
+
+    Args:
+        sources: at least one.
+        keep_alive: seconds that a model stays where a request says nothing of it.
+        metrics: told what becomes of the answers.
+        most_tokens: that the answers to one request may have together; None: no limit.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[Source],
+        keep_alive: float,
+        metrics: Metrics,
+        most_tokens: int | None = None,
+    ) -> None:
+        self.slots = {source.name: Slot(source, keep_alive) for source in sources}
+        self.created = int(time.time())
+        self._keep_alive = keep_alive
+        self._metrics = metrics
+        self._most_tokens = most_tokens
+        self._changing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        metrics.watch(self._engines)
+
+    def find(self, name: str | None) -> Slot:
+        """The model of a name; without a name the only one.
+
+        Raises:
+            ApiError: there is none of that name.
+        """
+        if name is None and len(self.slots) == 1:
+            return next(iter(self.slots.values()))
+        served = ", ".join(map(repr, self.slots))
+        if name is None:
+            raise ApiError(400, f"model: several are served, name one: {served}", "model")
+        if name not in self.slots:
+            shown = name if len(name) <= 100 else name[:100] + "…"
+            raise ApiError(
+                404, f"model {shown!r} is not served here; {served}", "model", "model_not_found"
+            )
+        return self.slots[name]
+
+    @asynccontextmanager
+    async def use(
+        self, name: str | None, keep_alive: float | None = None
+    ) -> AsyncIterator[Service]:
+        """A loaded model, which stays loaded inside this block.
+
+        Args:
+            name: see `find`.
+            keep_alive: seconds that it is to stay afterwards, from now on; None: as it was.
+
+        Raises:
+            ApiError: there is none of that name, or it cannot be loaded.
+        """
+        slot = self.find(name)
+        slot.holders += 1  # before anything is waited for: from now on it is not unloaded
+        slot.requests += 1
+        try:
+            service = await self._loaded(slot)
+            if keep_alive is not None:
+                slot.keep_alive = keep_alive
+            yield service
+        finally:
+            slot.holders -= 1
+            self._let_go(slot)
+
+    async def unload(self, slot: Slot) -> None:
+        """Unload a model when nobody holds it any more; returns at once where somebody does."""
+        if slot.service is not None:
+            slot.keep_alive = 0.0
+            await self._expire(slot)
+
+    def adopt(self, name: str, engine: Engine) -> None:
+        """Take a model that was loaded before the server began."""
+        self._open(self.slots[name], engine)
+        self._let_go(self.slots[name])
+
+    async def close(self) -> None:
+        """Unload everything, and end the answers under way."""
+        for slot in self.slots.values():
+            if slot.loading is not None:
+                await asyncio.wait([slot.loading])
+        async with self._changing:
+            for slot in self.slots.values():
+                self._stop_timer(slot)
+                await self._drop(slot)
+
+    async def _loaded(self, slot: Slot) -> Service:
+        while slot.service is None:
+            if slot.loading is None:
+                slot.loading = asyncio.create_task(self._load(slot))
+                slot.loading.add_done_callback(_note_failure)
+            try:
+                await asyncio.shield(slot.loading)  # whoever goes leaves it to the others
+            except ShortageError as error:
+                raise ApiError(503, str(error), code="out_of_memory") from error
+            except LocalLLMError as error:
+                text = f"{slot.source.name} cannot be loaded: {error}"
+                raise ApiError(500, text, code="model_not_loaded") from error
+            except OSError as error:
+                text = f"{slot.source.name} cannot be loaded: {error.strerror or error}"
+                raise ApiError(500, text, code="model_not_loaded") from error
+        return slot.service
+
+    async def _load(self, slot: Slot) -> None:
+        try:
+            async with self._changing:
+                reserved = await self._make_room(slot.source)
+                self._open(slot, await asyncio.to_thread(slot.source.load, reserved))
+        finally:
+            slot.loading = None
+            self._let_go(slot)
+
+    def _open(self, slot: Slot, engine: Engine) -> None:
+        slot.keep_alive = self._keep_alive
+        slot.service = Service(
+            slot.source.name,
+            engine,
+            recommended_params(engine.file),
+            self._metrics.of_model(slot.source.name),
+            self._most_tokens,
+        )
+
+    async def _make_room(self, source: Source) -> int:
+        """Unload what is not used until a model fits; the bytes that it must leave to others."""
+        need = await asyncio.to_thread(source.need)
+        while need.total > available_memory() - self._promised():
+            idle = [slot for slot in self.slots.values() if slot.idle]
+            if not idle:
+                break
+            await self._drop(min(idle, key=lambda slot: slot.used))
+        return self._promised()
+
+    def _promised(self) -> int:
+        """Bytes that loaded models have not taken yet: KV memory is only taken as it fills."""
+        total = 0.0
+        for slot in self.slots.values():
+            if slot.service is not None:
+                engine = slot.service.engine
+                use = engine.occupancy
+                total += _need_of(engine, slot.source.kv_type).kv * use.free / use.pages
+        return int(total)
+
+    def _let_go(self, slot: Slot) -> None:
+        """Note that somebody has let a model go, and unload it in time if nobody holds it."""
+        slot.used = time.monotonic()
+        self._stop_timer(slot)
+        if slot.idle and slot.keep_alive != NEVER:
+            loop = asyncio.get_running_loop()
+            slot.timer = loop.call_later(slot.keep_alive, self._begin, slot)
+
+    def _begin(self, slot: Slot) -> None:
+        """Unload a model whose time is over, on a task of its own."""
+        task: asyncio.Task[None] = asyncio.create_task(self._expire(slot))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _expire(self, slot: Slot) -> None:
+        """Unload a model if nobody holds it and its time is over."""
+        async with self._changing:
+            # It may have been used while this waited for its turn.
+            if slot.idle and slot.idle_seconds >= slot.keep_alive - _TIMER_SECONDS:
+                await self._drop(slot)
+
+    async def _drop(self, slot: Slot) -> None:
+        """Unload a model that nobody holds; its memory is free when this returns."""
+        self._stop_timer(slot)
+        if slot.service is not None:
+            last = [slot.service]
+            slot.service = None  # whoever comes now waits, and loads it again
+            await asyncio.to_thread(_close, last)
+
+    def _stop_timer(self, slot: Slot) -> None:
+        if slot.timer is not None:
+            slot.timer.cancel()
+            slot.timer = None
+
+    def _engines(self) -> dict[str, Engine]:
+        return {
+            name: slot.service.engine
+            for name, slot in self.slots.items()
+            if slot.service is not None
+        }
+
+
+async def find_service(
+    request: Request, name: str | None, keep_alive: str | float | None = None
+) -> Service:
+    """The model that a request names, held until the request is answered.
+
+    Args:
+        request: the one that is being answered.
+        name: see `Models.find`.
+        keep_alive: see `keep_alive_seconds`.
+
+    Raises:
+        ApiError: there is none of that name, or it cannot be loaded.
+        UsageError: `keep_alive` is no time.
+    """
+    models: Models = request.app.state.models
+    record = current_record()
+    assert record is not None, "no request is being answered"
+    stays = None if keep_alive is None else keep_alive_seconds(keep_alive)
+    service = await record.leases.enter_async_context(models.use(name, stays))
+    record.model = service.name
+    return service
+
+
+def _close(last: list[Service]) -> None:
+    """Close a model and free its memory; the list holds the only reference to it."""
+    last.pop().close()
+    gc.collect()  # a service and its worker know each other
+
+
+def _note_failure(load: asyncio.Task[None]) -> None:
+    """Look at what a load ended with, which nobody does where all requests for it have gone."""
+    if not load.cancelled():
+        load.exception()
+
+
+def _need_of(engine: Engine, kv_type: str) -> Need:
+    """What a loaded model takes when its KV memory is full."""
+    tokens = engine.occupancy.pages * engine.runner.page_size
+    return memory.estimate(engine.file, engine.config, tokens, kv_type)
