@@ -95,9 +95,9 @@ def test_several_adapters_in_one_batch_are_each_alone(files):
         fresh = load(base)
         if adapter:
             fresh.load_adapter(made[adapter][0], adapter)
-        alone.append(ids(fresh.run(fresh.sequence(prompt, params, adapter))))
+        alone.append(ids(fresh.run(fresh.sequence(prompt, params, adapter=adapter))))
     assert alone[0] != alone[1] != alone[2] != alone[0]
-    sequences = [engine.sequence(prompt, params, adapter) for prompt, adapter in wishes]
+    sequences = [engine.sequence(prompt, params, adapter=adapter) for prompt, adapter in wishes]
     for sequence in sequences:
         engine.add(sequence)
     while engine.busy:
@@ -156,14 +156,14 @@ def test_pages_are_not_shared_between_adapters(files):
         engine.load_adapter(path, name)
     answers = {}
     for adapter in (None, "one", "two"):
-        answers[adapter] = ids(engine.run(engine.sequence(PROMPT, greedy(8), adapter)))
+        answers[adapter] = ids(engine.run(engine.sequence(PROMPT, greedy(8), adapter=adapter)))
         assert engine.last_stats.cached_tokens == 0
     for adapter, answer in answers.items():
-        assert ids(engine.run(engine.sequence(PROMPT, greedy(8), adapter))) == answer
+        assert ids(engine.run(engine.sequence(PROMPT, greedy(8), adapter=adapter))) == answer
         assert engine.last_stats.cached_tokens == 64
     engine.drop_adapter("one")
     engine.load_adapter(made["one"][0], "one")  # as far as anybody knows, another one
-    assert ids(engine.run(engine.sequence(PROMPT, greedy(8), "one"))) == answers["one"]
+    assert ids(engine.run(engine.sequence(PROMPT, greedy(8), adapter="one"))) == answers["one"]
     assert engine.last_stats.cached_tokens == 0
 
 
@@ -171,7 +171,7 @@ def test_adapters_come_and_go_while_a_text_is_written(files):
     base, made = files
     engine = load(base)
     engine.load_adapter(made["one"][0], "one")
-    alone = ids(engine.run(engine.sequence(PROMPT, greedy(40), "one")))
+    alone = ids(engine.run(engine.sequence(PROMPT, greedy(40), adapter="one")))
     rounds = []
 
     def come_and_go():
@@ -184,7 +184,7 @@ def test_adapters_come_and_go_while_a_text_is_written(files):
     thread.start()
     answers = []
     while thread.is_alive():
-        answers.append(ids(engine.run(engine.sequence(PROMPT, greedy(40), "one"))))
+        answers.append(ids(engine.run(engine.sequence(PROMPT, greedy(40), adapter="one"))))
     thread.join()
     assert len(rounds) == 20
     assert all(answer == alone for answer in answers)
@@ -238,7 +238,7 @@ def loaded(monkeypatch):
 
 def test_an_adapter_in_use_stays(loaded):
     engine, spy = loaded
-    waiting = engine.sequence([1, 2], greedy(3), "one")  # not even queued
+    waiting = engine.sequence([1, 2], greedy(3), adapter="one")  # not even queued
     with pytest.raises(UsageError, match="adapter 'one': in use by 1 texts under way"):
         engine.drop_adapter("one")
     answer = engine.run(waiting)
@@ -250,23 +250,23 @@ def test_an_adapter_in_use_stays(loaded):
     assert not spy.live
     assert not engine.adapters
     with pytest.raises(UsageError, match="adapter 'one': none of that name is loaded"):
-        engine.sequence([1, 2], greedy(3), "one")
+        engine.sequence([1, 2], greedy(3), adapter="one")
     with pytest.raises(UsageError, match="none of that name"):
         engine.drop_adapter("one")
 
 
 def test_sequences_that_were_given_up_hold_no_adapter(loaded):
     engine, spy = loaded
-    cancelled = engine.sequence([1, 2], greedy(3), "one")
+    cancelled = engine.sequence([1, 2], greedy(3), adapter="one")
     engine.add(cancelled)
     engine.step()
     engine.remove(cancelled)
-    failed = engine.sequence([1, 2], greedy(3), "one")
+    failed = engine.sequence([1, 2], greedy(3), adapter="one")
     engine.add(failed)
     engine.runner.fail = LocalLLMError("no")
     with pytest.raises(LocalLLMError, match="no"):
         engine.step()
-    engine.sequence([1, 2], greedy(3), "one")  # forgotten before it was queued
+    engine.sequence([1, 2], greedy(3), adapter="one")  # forgotten before it was queued
     engine.drop_adapter("one")
     assert not spy.live
 
@@ -288,7 +288,7 @@ def test_a_batch_names_the_adapters_of_its_sequences(loaded):
     engine, _ = loaded
     number = engine.adapters["one"].number
     for adapter in (None, "one"):
-        engine.add(engine.sequence([1, 2], greedy(2), adapter))
+        engine.add(engine.sequence([1, 2], greedy(2), adapter=adapter))
     engine.step()
     assert engine.runner.batches[-1].adapters.tolist() == [-1, number]
     assert engine.runner.batches[-1].adapters.dtype == np.int32

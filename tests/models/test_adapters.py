@@ -296,6 +296,11 @@ def test_changed_bytes_are_an_error_or_an_adapter(models, tmp_path):
 
 
 def test_a_file_cut_short_before_it_is_read(models, tmp_path):
+    path = write_adapter(tmp_path / "a.gguf", random_pairs(models["llama"]), "llama")
+    file = open_adapter(path, load_definition(GGUFFile.open(models["llama"])))
+    os.truncate(path, 4096)
+    with pytest.raises(ModelFileError, match="truncated while in use"):
+        file.read()
     folder = write_peft(tmp_path / "a", halves(HF_Q))
     file = open_adapter(folder, load_definition(GGUFFile.open(models["llama"])))
     assert file.rank == 4
