@@ -31,6 +31,12 @@ WEATHER = {
     },
     "cache_control": {"type": "ephemeral"},
 }
+PLACE = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Bern", "Rom"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 JSON = {"content-type": "application/json"}
 EVENT = TypeAdapter(RawMessageStreamEvent)
 
@@ -249,21 +255,36 @@ def test_a_stream_of_thinking_and_tools(client, server, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
+def test_a_use_that_is_asked_for(client, choice):
+    asked = {"messages": HELLO, "model": "tiny-chat", "max_tokens": 200}
+    choice = {**choice, "disable_parallel_tool_use": True}
+    asked |= {"tools": [{**WEATHER, "input_schema": PLACE}], "tool_choice": choice}
+    with client.messages.stream(**asked) as stream:
+        streamed = stream.get_final_message()
+    for answer in (client.messages.create(**asked), streamed):
+        assert [block.type for block in answer.content] == ["tool_use"]
+        jsonschema.validate(answer.content[0].input, PLACE)
+        assert answer.stop_reason == "tool_use"
+
+
+def test_tools_count_in_the_prompt(client):
+    asked = {"messages": HELLO, "model": "tiny-chat"}
+    with_tools = client.messages.count_tokens(tools=[WEATHER], **asked).input_tokens
+    usage = client.messages.create(tools=[WEATHER], max_tokens=1, **asked).usage
+    assert with_tools == usage.input_tokens + usage.cache_read_input_tokens
+    assert with_tools > client.messages.count_tokens(**asked).input_tokens
+
+
 def test_json_by_a_schema(client):
-    schema = {
-        "type": "object",
-        "properties": {"city": {"enum": ["Bern", "Rom"]}},
-        "required": ["city"],
-        "additionalProperties": False,
-    }
     answer = client.messages.create(
         messages=HELLO,
         model="tiny-chat",
         max_tokens=99,
-        output_config={"format": {"type": "json_schema", "schema": schema}},
+        output_config={"format": {"type": "json_schema", "schema": PLACE}},
         extra_body={"temperature": 2},
     )
-    jsonschema.validate(json.loads(answer.content[0].text), schema)
+    jsonschema.validate(json.loads(answer.content[0].text), PLACE)
 
 
 @pytest.mark.parametrize(

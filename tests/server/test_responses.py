@@ -33,6 +33,12 @@ WEATHER = {
     },
     "strict": True,
 }
+PLACE = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Bern", "Rom"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 JSON = {"content-type": "application/json"}
 EVENT = TypeAdapter(ResponseStreamEvent)
 
@@ -180,6 +186,19 @@ def test_a_stream_of_reasoning_and_calls(client, server, monkeypatch):
     assert list(by_item.values())[:3] == ["Two cities.", "I look it up.", '{"city": "Bern"}']
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "weather"}])
+def test_a_call_that_is_asked_for(client, choice):
+    tool = {**WEATHER, "parameters": PLACE}
+    asked = {"input": HELLO, "model": "tiny-chat", "temperature": 1, "max_output_tokens": 200}
+    asked |= {"tools": [tool], "tool_choice": choice, "parallel_tool_calls": False}
+    with client.responses.stream(**asked) as stream:
+        streamed = stream.get_final_response()
+    for answer in (client.responses.create(**asked), streamed):
+        assert [item.type for item in answer.output] == ["function_call"]
+        jsonschema.validate(json.loads(answer.output[0].arguments), PLACE)
+        assert answer.status == "completed"
+
+
 def test_a_limit_within_the_reasoning(client, monkeypatch):
     answer_with(monkeypatch, [piece(reasoning="Well"), piece(reasoning=" now", end="length")])
     answer = client.responses.create(input=HELLO, **GREEDY)
@@ -188,13 +207,12 @@ def test_a_limit_within_the_reasoning(client, monkeypatch):
 
 
 def test_json_by_a_schema(client):
-    schema = WEATHER["parameters"] | {"properties": {"city": {"enum": ["Bern", "Rom"]}}}
-    form = {"type": "json_schema", "name": "place", "schema": schema, "strict": True}
+    form = {"type": "json_schema", "name": "place", "schema": PLACE, "strict": True}
     answer = client.responses.create(
         input=HELLO, model="tiny-chat", temperature=2, text={"format": form}
     )
-    jsonschema.validate(json.loads(answer.output_text), schema)
-    assert answer.text.format.schema_ == schema
+    jsonschema.validate(json.loads(answer.output_text), PLACE)
+    assert answer.text.format.schema_ == PLACE
 
 
 @pytest.mark.parametrize("stream", [False, True])
