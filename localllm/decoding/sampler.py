@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -102,7 +103,7 @@ class Sampler:
 
 
 def _require_finite(maximum: float) -> None:
-    if np.isfinite(maximum):
+    if math.isfinite(maximum):
         return
     what = "no possible token" if maximum == -np.inf else f"{maximum} among them"
     raise LocalLLMError(

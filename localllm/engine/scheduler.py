@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from localllm.decoding.drafting import MOST_DRAFTS
 from localllm.engine.pace import Pace
-from localllm.engine.pages import PagePool
+from localllm.engine.pages import OutOfPagesError, PagePool
 from localllm.engine.sequence import Sequence
 
 # Most tokens in a step. Weights are read once a step, so a prompt is computed faster in long ones,
@@ -198,10 +198,11 @@ class Scheduler:
         chunk = Chunk(sequence, sequence.computed, count)
         if sequence.missing == 1:
             chunk.drafts = self._drafts(sequence, plan.budget - 1)
-        start, stop = chunk.past, chunk.past + len(chunk.tokens)
-        if self.pool.needed(sequence.table, start, stop) > self.pool.available:
+        start, stop = chunk.past, chunk.past + count + len(chunk.drafts)
+        try:
+            plan.copies += self.pool.writable(sequence.table, start, stop)
+        except OutOfPagesError:
             return False
-        plan.copies += self.pool.writable(sequence.table, start, stop)
         plan.chunks.append(chunk)
         plan.budget -= stop - start
         return True

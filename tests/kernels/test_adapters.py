@@ -71,7 +71,7 @@ class Adapted:
             np.zeros(len(lengths), np.int32),
             np.arange(len(lengths), dtype=np.int32)[:, None],
             np.array(rows, np.int32),
-            None if adapters is None else np.array(adapters, np.int32),
+            adapters=None if adapters is None else np.array(adapters, np.int32),
         )
 
     def expected(self, lengths, adapters, rows):

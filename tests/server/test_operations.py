@@ -210,7 +210,7 @@ def test_answers_under_way_are_completed_at_the_end(serve, ending):
 
 def test_a_second_signal_ends_at_once(serve):
     program = serve()
-    body = BODY | {"stream": True, "max_tokens": 400, "logit_bias": endless(), "n": 8}
+    body = BODY | {"stream": True, "max_tokens": 400, "logit_bias": endless(), "n": 16}
     with httpx.stream("POST", f"{program.url}/v1/chat/completions", json=body) as response:
         next(response.iter_lines())
         program.process.terminate()
