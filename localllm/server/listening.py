@@ -92,7 +92,9 @@ def _listener(address: Address) -> Iterator[socket.socket]:
         _remove_stale(address.socket)
         family, name, hint = socket.AF_UNIX, str(address.socket), ""
         shown = name
-    with socket.socket(family) as listener:
+    # asyncio switches Nagle's delay off (40 ms a response) only where the protocol is named.
+    protocol = socket.IPPROTO_TCP if address.socket is None else 0
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as listener:
         if address.socket is None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         mask = os.umask(0o177)  # the socket's file is the user's own from the beginning
