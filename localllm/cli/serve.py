@@ -103,6 +103,14 @@ def command(
             metavar="[MODEL=]NAME",
         ),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        option(
+            "--adapter",
+            text="A LoRA adapter, which clients ask for as MODEL:NAME. Repeatable.",
+            metavar="[MODEL:]NAME=PATH",
+        ),
+    ] = None,
     parallel: Annotated[
         int,
         typer.Option("--parallel", help="Texts of full length that the KV memory holds at once."),
@@ -149,9 +157,13 @@ def command(
 
     settled = settle(loading)
     make = partial(Source, context=settled.ctx, texts=parallel, kv_type=settled.kv_type or "f16")
-    sources = [make(name, model.path, loader(model)) for name, model in served.items()]
+    adapters = _adapters(adapter or [], list(served))
+    sources = [
+        make(name, model.path, loader(model), adapters=adapters[name])
+        for name, model in served.items()
+    ]
     # One model is loaded before anybody can ask: what is wrong with it is said here.
-    loaded = {sources[0].name: sources[0].load(0)} if len(sources) == 1 else {}
+    loaded = {sources[0].name: sources[0].make(0, sources[0].adapters)} if len(sources) == 1 else {}
     app = create_app(sources, options, loaded)
     loaded.clear()  # the application's alone: unloading is to free its memory
     if options.host not in (None, "127.0.0.1", "::1", "localhost") and not options.api_keys:
@@ -190,6 +202,21 @@ def _named(models: list[str] | list[str | None], aliases: list[str]) -> dict[str
         twice = next(name for name in served if list(names.values()).count(name) > 1)
         raise UsageError(f"two models are called {twice!r}", "--alias MODEL=NAME tells them apart")
     return served
+
+
+def _adapters(given: list[str], models: list[str]) -> dict[str, dict[str, Path]]:
+    """The adapters of each model, by name."""
+    found: dict[str, dict[str, Path]] = {name: {} for name in models}
+    for one in given:
+        whole, equals, path = one.partition("=")
+        base, _, name = whole.rpartition(":")
+        if not base and len(models) == 1:
+            base = models[0]
+        if not (equals and name and path) or base not in found or name in found[base]:
+            hint = f"MODEL:NAME=PATH with one of {', '.join(models)}, each name once"
+            raise UsageError(f"--adapter {one}: names no adapter of a model", hint)
+        found[base][name] = Path(path)
+    return found
 
 
 def _address(given: AddressOptions) -> Address:

@@ -111,6 +111,7 @@ def create_app(
     app.include_router(router)
     for part in (chat_completions, completions, page, embeddings, responses, messages, admin):
         app.include_router(part.router)
+    app.include_router(admin.adapters)
     _add_layers(app, options, reporters)
     return app
 
@@ -132,7 +133,11 @@ async def metrics(request: Request) -> Response:
 async def models(request: Request) -> dict[str, Any]:
     """The models that can be asked for."""
     served: Models = request.app.state.models
-    data = [_described(slot, served.created) for slot in served.slots.values()]
+    data = [
+        _described(slot, served.created, adapter)
+        for slot in served.slots.values()
+        for adapter in (None, *slot.adapters)
+    ]
     return {"object": "list", "data": data}
 
 
@@ -140,7 +145,8 @@ async def models(request: Request) -> dict[str, Any]:
 async def model(name: str, request: Request) -> dict[str, Any]:
     """One of them."""
     served: Models = request.app.state.models
-    return _described(served.find(name), served.created)
+    slot = served.find(name)
+    return _described(slot, served.created, served.split(name)[1])
 
 
 @router.post("/tokenize")
@@ -171,15 +177,18 @@ async def apply_template(asked: TemplateRequest, request: Request) -> dict[str, 
     return {"prompt": session.prompt(messages, **(asked.chat_template_kwargs or {}))}
 
 
-def _described(slot: Slot, created: int) -> dict[str, Any]:
-    """A model as the API lists it."""
+def _described(slot: Slot, created: int, adapter: str | None) -> dict[str, Any]:
+    """A model, alone or with an adapter, as the API lists it."""
+    name = slot.source.name
     found: dict[str, Any] = {
-        "id": slot.source.name,
+        "id": name if adapter is None else f"{name}:{adapter}",
         "object": "model",
         "created": created,
         "owned_by": "localllm",
         "loaded": slot.service is not None,
     }
+    if adapter is not None:
+        found["parent"] = name
     if slot.service is not None:
         found["context_length"] = slot.service.engine.context
     return found

@@ -92,7 +92,7 @@ def _listener(address: Address) -> Iterator[socket.socket]:
         _remove_stale(address.socket)
         family, name, hint = socket.AF_UNIX, str(address.socket), ""
         shown = name
-    # asyncio sends small writes at once only where it knows the protocol.
+    # asyncio switches Nagle's delay off (40 ms a response) only where the protocol is named.
     protocol = socket.IPPROTO_TCP if address.socket is None else 0
     with socket.socket(family, socket.SOCK_STREAM, protocol) as listener:
         if address.socket is None:

@@ -50,6 +50,8 @@ def _fields(record: Record, prompts: bool) -> dict[str, Any]:
     }
     if record.model:
         fields["model"] = record.model
+    if record.adapter is not None:
+        fields["adapter"] = record.adapter
     if record.sequences:
         fields |= {
             "prompt_tokens": record.prompt_tokens,

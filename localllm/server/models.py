@@ -57,6 +57,8 @@ class Models:
     def find(self, name: str | None) -> Slot:
         """The model of a name; without a name the only one.
 
+        A name may be that of a model with one of its adapters, `base:adapter`.
+
         Raises:
             ApiError: there is none of that name.
         """
@@ -65,12 +67,18 @@ class Models:
         served = ", ".join(map(repr, self.slots))
         if name is None:
             raise ApiError(400, f"model: several are served, name one: {served}", "model")
-        if name not in self.slots:
+        base, adapter = self.split(name)
+        if base not in self.slots or (adapter and adapter not in self.slots[base].adapters):
             shown = name if len(name) <= 100 else name[:100] + "…"
             raise ApiError(
                 404, f"model {shown!r} is not served here; {served}", "model", "model_not_found"
             )
-        return self.slots[name]
+        return self.slots[base]
+
+    def split(self, name: str) -> tuple[str, str | None]:
+        """The model and the adapter that a name means; None: the model alone."""
+        base, _, adapter = name.rpartition(":")
+        return (base, adapter) if name not in self.slots and base in self.slots else (name, None)
 
     @asynccontextmanager
     async def use(
@@ -139,7 +147,9 @@ class Models:
         try:
             async with self._changing:
                 reserved = await self._make_room(slot.source)
-                self._open(slot, await asyncio.to_thread(slot.source.load, reserved))
+                self._open(
+                    slot, await asyncio.to_thread(slot.source.make, reserved, dict(slot.adapters))
+                )
         finally:
             slot.loading = None
             self._let_go(slot)
@@ -236,6 +246,7 @@ async def find_service(
     stays = None if keep_alive is None else keep_alive_seconds(keep_alive)
     service = await record.leases.enter_async_context(models.use(name, stays))
     record.model = service.name
+    record.adapter = None if name is None else models.split(name)[1]
     return service
 
 

@@ -34,6 +34,7 @@ class Record:
         began: seconds since the epoch; `started` is the same moment of the monotonic clock.
         route: the path of the route that answers, "other" where none does.
         model: the model that answers.
+        adapter: of the model, that its answers are computed with.
         status: of HTTP; 0 until the answer begins.
         leaders: the first answer to each of its prompts.
         sequences: all answers that are made for it.
@@ -51,6 +52,7 @@ class Record:
     started: float = field(default_factory=time.monotonic)
     route: str = _OTHER
     model: str = ""
+    adapter: str | None = None
     status: int = 0
     leaders: list[Sequence] = field(default_factory=list)
     sequences: list[Sequence] = field(default_factory=list)

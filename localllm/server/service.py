@@ -21,6 +21,7 @@ from localllm.engine.sequence import Sequence, Token
 from localllm.engine.worker import Delivery, QueueFullError, Worker
 from localllm.server.errors import ApiError, as_api_error
 from localllm.server.metrics import AnswerMetrics
+from localllm.server.records import current_record
 
 T = TypeVar("T")
 
@@ -139,6 +140,8 @@ class Service:
             ApiError: more tokens are asked for than a request may have.
         """
         params = self._within_limit(params, len(prompts) * count)
+        record = current_record()
+        options["adapter"] = None if record is None else record.adapter
 
         def answer(prompt: list[int], index: int) -> Sequence:
             constraint = constrain and constrain()
@@ -165,6 +168,9 @@ class Service:
             UsageError, ContextFullError: a text cannot be computed.
             QueueFullError: too many requests are here already.
         """
+        record = current_record()
+        if record is not None and record.adapter is not None:
+            raise ApiError(400, "model: embeddings are those of a model without adapter", "model")
         if self._embedding >= MOST_EMBEDDINGS:
             raise QueueFullError(f"{self._embedding} requests for embeddings are under way")
         self._embedding += 1

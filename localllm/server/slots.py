@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Source:
         context: tokens; None: see `Engine.load`, as for the others.
         texts: how many of that length its KV memory is to hold.
         kv_type: of the KV memory.
+        adapters: LoRA adapters to load with it, by name.
     """
 
     name: str
@@ -39,6 +40,14 @@ class Source:
     context: int | None = None
     texts: int = 1
     kv_type: str = "f16"
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+
+    def make(self, reserved: int, adapters: Mapping[str, Path]) -> Engine:
+        """The engine with these adapters; takes long. `reserved`: see `load`."""
+        engine = self.load(reserved)
+        for name, path in adapters.items():
+            engine.load_adapter(path, name)
+        return engine
 
     def need(self) -> Need:
         """What it would take with all that was asked for."""
@@ -62,6 +71,7 @@ class Slot:
         holders: requests that hold it.
         requests: that have come for it.
         keep_alive: seconds that it stays when nobody holds it.
+        adapters: the LoRA adapters that it has, loaded or not, by name.
         used: when it was let go last, on the monotonic clock.
     """
 
@@ -72,6 +82,7 @@ class Slot:
         self.holders = 0
         self.requests = 0
         self.keep_alive = keep_alive
+        self.adapters = dict(source.adapters)
         self.used = time.monotonic()
         self.timer: asyncio.TimerHandle | None = None
 
@@ -93,6 +104,7 @@ class Slot:
             "state": "loading" if self.loading else "loaded" if self.service else "unloaded",
             "busy": self.holders,
             "requests": self.requests,
+            "adapters": list(self.adapters),
         }
         if self.service is None:
             return found

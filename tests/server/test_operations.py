@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import time
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -13,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
-from localllm.server import tracing
+from localllm.server import listening, tracing
 from localllm.server.app import ServerOptions, create_app
 from localllm.server.slots import Source
 from tests.server.conftest import Threaded
@@ -210,15 +212,23 @@ def test_answers_under_way_are_completed_at_the_end(serve, ending):
 
 def test_a_second_signal_ends_at_once(serve):
     program = serve()
-    body = BODY | {"stream": True, "max_tokens": 400, "logit_bias": endless(), "n": 16}
-    with httpx.stream("POST", f"{program.url}/v1/chat/completions", json=body) as response:
-        next(response.iter_lines())
+    place = urlsplit(program.url)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n")
+        connection.sendall(b"content-length: 100\r\n\r\n{")  # under way as long as the rest is
+        httpx.get(f"{program.url}/health")
         program.process.terminate()
         time.sleep(0.3)
         assert program.process.poll() is None
         program.process.terminate()
         assert program.process.wait(5) == -signal.SIGTERM
     assert "no server is running" in program.command("ps").stdout
+
+
+def test_small_answers_are_not_held_back():
+    """By Nagle's algorithm, which asyncio switches off where the listener names its protocol."""
+    with listening._listener(listening.Address(port=0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_ps_and_stop(serve):
