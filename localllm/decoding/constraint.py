@@ -60,27 +60,16 @@ class ConstraintCompiler:
         self._tokenizer = tokenizer
 
     @cached_property
-    def _special(self) -> list[int]:
-        tokenizer = self._tokenizer
-        tokens = range(tokenizer.vocab_size)
-        return [i for i in tokens if tokenizer.is_control(i) or i in tokenizer.eog_ids]
-
-    @cached_property
     def _vocabulary(self) -> LLTokenizer:
         from llguidance import LLTokenizer
 
         ends = sorted(self._tokenizer.eog_ids)
-        wrapper: Any = _Wrapper(self._tokenizer, self._special)
+        wrapper: Any = _Wrapper(self._tokenizer)
         return LLTokenizer(wrapper, eos_token=ends, slices=LLTokenizer.json_slices())
-
-    @cached_property
-    def _by_text(self) -> dict[str, int]:
-        text_of = self._tokenizer.token_bytes
-        return {text_of(token).decode("utf-8", "replace"): token for token in self._special}
 
     def grammar(self) -> Grammar:
         """An empty grammar in which this model's control tokens can be named."""
-        return Grammar(self._by_text)
+        return Grammar(self._tokenizer.control_id)
 
     def compile(self, grammar: Grammar, start: str) -> GrammarConstraint:
         """The constraint to what `start`, an expression of the grammar, describes.
@@ -144,11 +133,12 @@ class _Wrapper:
     bos_token_id = None
     special_token_ids = ()  # told by `_SPECIAL`
 
-    def __init__(self, tokenizer: Tokenizer, special: list[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.eos_token_id = min(tokenizer.eog_ids)
         self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
-        for token in special:
-            self.tokens[token] = _SPECIAL + self.tokens[token]
+        for token, text in enumerate(self.tokens):
+            if tokenizer.is_control(token) or token in tokenizer.eog_ids:
+                self.tokens[token] = _SPECIAL + text
 
     def __call__(self, text: str | bytes) -> list[int]:
         raise AssertionError("asked for only where tokens are forced, which no grammar here does")

@@ -7,7 +7,7 @@ in parentheses a choice, and `?`, `*`, `+` after one repeat it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from localllm.errors import UsageError
@@ -23,11 +23,11 @@ class Grammar:
     """Makes expressions and keeps the rules they refer to.
 
     Args:
-        control_tokens: ids by their text, for `tag`.
+        control_id: the control token that is written like a text, if there is one, for `tag`.
     """
 
-    def __init__(self, control_tokens: Mapping[str, int]) -> None:
-        self._control_tokens = control_tokens
+    def __init__(self, control_id: Callable[[str], int | None]) -> None:
+        self._control_id = control_id
         # Without forcing, a text that must come is not tokenized: its tokens are the model's choice
         self._rules = ['%llguidance {"no_forcing": true}']
 
@@ -43,12 +43,12 @@ class Grammar:
 
     def tag(self, text: str) -> str:
         """This control token, or the text where the vocabulary has no such control token."""
-        token = self._control_tokens.get(text)
+        token = self._control_id(text)
         return self.text(text) if token is None else f"<[{token}]>"
 
     def until(self, tag: str) -> str:
         """Any text up to the first `tag`, and the tag; see there."""
-        if tag in self._control_tokens:
+        if self._control_id(tag) is not None:
             return f"{self.rule('/(?s:.*)/')} {self.tag(tag)}"
         return self.rule("/(?s:.*)/", f"[suffix={self.text(tag)}]")
 

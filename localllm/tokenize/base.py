@@ -113,10 +113,15 @@ class Tokenizer(ABC):
             piece = self._pieces[token] = self._decode_token(token)
         return piece
 
+    def control_id(self, text: str) -> int | None:
+        """The control token that is written like this; None: there is none."""
+        token = self.vocabulary.ids.get(text.encode())
+        return None if token is None or not self.is_control(token) else token
+
     def control_ids(self, texts: Iterable[str]) -> frozenset[int]:
-        """The control tokens that are written like this."""
-        ids = (self.vocabulary.ids.get(text.encode()) for text in texts)
-        return frozenset(id for id in ids if id is not None and self.is_control(id))
+        """The control tokens that are written like one of these."""
+        ids = map(self.control_id, texts)
+        return frozenset(id for id in ids if id is not None)
 
     def is_control(self, token: int) -> bool:
         """Whether the token steers (or is the unknown token) and stands for no text.
