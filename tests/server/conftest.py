@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from localllm.chat.session import ChatSession
+from localllm.decoding import GenerationParams
 from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
 from localllm.server.app import ServerOptions, create_app
@@ -89,6 +92,20 @@ def shared() -> Iterator[Running]:
 def server(shared: Running) -> Iterator[Running]:
     yield shared
     shared.require_idle()
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client of the shared server."""
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def engine_answer(messages: list[dict[str, str]]) -> str:
+    """What the engine itself answers, the likeliest 24 tokens."""
+    session = ChatSession(Engine.load(resolve(None).path, context=512))
+    answer = session.answer(messages, GenerationParams(temperature=0, max_tokens=24))
+    return "".join(content for _, content in answer)
 
 
 @pytest.fixture

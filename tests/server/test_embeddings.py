@@ -21,12 +21,6 @@ from tests.server.conftest import Running
 TEXTS = ["Hello, who are you?", "Once upon a time", "東京", "a " * 200]
 
 
-@pytest.fixture
-def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 @pytest.fixture(scope="module")
 def roomy():
     """A server of long texts."""

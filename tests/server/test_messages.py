@@ -11,12 +11,9 @@ import pytest
 from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
-from localllm.chat.session import ChatSession
-from localllm.decoding import GenerationParams
-from localllm.engine.engine import Engine
-from localllm.hub.names import resolve
 from localllm.server.messages_schemas import MessagesRequest
 from localllm.server.turns import TurnAnswers
+from tests.server.conftest import engine_answer
 from tests.server.pieces import THINKS_SPEAKS_CALLS, answer_with, piece
 
 HELLO = [{"role": "user", "content": "Hello, who are you?"}]
@@ -49,11 +46,7 @@ def client(server):
 
 @pytest.fixture(scope="module")
 def expected() -> str:
-    """What the engine itself answers."""
-    session = ChatSession(Engine.load(resolve(None).path, context=512))
-    messages = [{"role": "system", "content": "Be brief."}, *HELLO]
-    answer = session.answer(messages, GenerationParams(temperature=0, max_tokens=24))
-    return "".join(content for _, content in answer)
+    return engine_answer([{"role": "system", "content": "Be brief."}, *HELLO])
 
 
 def turn_of(messages, **asked):

@@ -12,27 +12,17 @@ import numpy as np
 import openai
 import pytest
 
-from localllm.chat.session import ChatSession
-from localllm.decoding import GenerationParams
 from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
+from tests.server.conftest import engine_answer
 
 HELLO = [{"role": "user", "content": "Hello, who are you?"}]
 GREEDY = {"model": "tiny-chat", "temperature": 0, "max_tokens": 24}
 
 
-@pytest.fixture
-def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 @pytest.fixture(scope="module")
 def expected() -> str:
-    """What the engine itself answers."""
-    session = ChatSession(Engine.load(resolve(None).path, context=512))
-    answer = session.answer(HELLO, GenerationParams(temperature=0, max_tokens=24))
-    return "".join(content for _, content in answer)
+    return engine_answer(HELLO)
 
 
 def test_chat(client, expected):

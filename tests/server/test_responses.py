@@ -11,12 +11,9 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from localllm.chat.session import ChatSession
-from localllm.decoding import GenerationParams
-from localllm.engine.engine import Engine
-from localllm.hub.names import resolve
 from localllm.server.responses_schemas import ResponsesRequest
 from localllm.server.turns import TurnAnswers
+from tests.server.conftest import engine_answer
 from tests.server.pieces import THINKS_SPEAKS_CALLS, answer_with, piece
 
 GREEDY = {"model": "tiny-chat", "temperature": 0, "max_output_tokens": 24}
@@ -43,19 +40,11 @@ JSON = {"content-type": "application/json"}
 EVENT = TypeAdapter(ResponseStreamEvent)
 
 
-@pytest.fixture
-def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 @pytest.fixture(scope="module")
 def expected() -> str:
-    """What the engine itself answers."""
-    session = ChatSession(Engine.load(resolve(None).path, context=512))
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": HELLO}]
-    answer = session.answer(messages, GenerationParams(temperature=0, max_tokens=24))
-    return "".join(content for _, content in answer)
+    return engine_answer(
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": HELLO}]
+    )
 
 
 def events_of(server, **asked):

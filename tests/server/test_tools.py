@@ -27,12 +27,6 @@ QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
 ASKED = {"model": "tiny-chat", "messages": QUESTION, "tools": TOOLS, "max_tokens": 300}
 
 
-@pytest.fixture
-def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 def check(calls):
     for call in calls:
         assert call.type == "function"
