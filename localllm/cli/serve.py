@@ -147,6 +147,7 @@ def command(
     place = _address(address)
     options = _server_options(address, access, limits, keep_alive, len(served))
 
+    from localllm.server.access import is_loopback
     from localllm.server.app import create_app
     from localllm.server.listening import listen
     from localllm.server.running import announced
@@ -166,7 +167,7 @@ def command(
     loaded = {sources[0].name: sources[0].make(0, sources[0].adapters)} if len(sources) == 1 else {}
     app = create_app(sources, options, loaded)
     loaded.clear()  # the application's alone: unloading is to free its memory
-    if options.host not in (None, "127.0.0.1", "::1", "localhost") and not options.api_keys:
+    if options.host is not None and not is_loopback(options.host) and not options.api_keys:
         print(f"note: who reaches {options.host} needs no key; --api-key sets one", file=sys.stderr)
     names = ", ".join(served)
 

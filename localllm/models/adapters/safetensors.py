@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from localllm.errors import ModelFileError
-from localllm.gguf.mapping import Bytes, MappedFile
+from localllm.gguf import dequantize, quant_type
+from localllm.gguf.mapping import MappedFile
 from localllm.gguf.metadata import shown
 from localllm.ops.spec import Float32
 
@@ -23,15 +21,7 @@ _MOST_HEADER = 1 << 24  # bytes
 _MOST_DIMENSIONS = 8
 
 
-def _from_bf16(data: Bytes) -> Float32:
-    return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
-
-
-_TYPES: dict[str, tuple[int, Callable[[Bytes], Float32]]] = {  # bytes of an element, its values
-    "F32": (4, lambda data: data.view("<f4").astype(np.float32)),
-    "F16": (2, lambda data: data.view("<f2").astype(np.float32)),
-    "BF16": (2, _from_bf16),
-}
+_TYPES = {name: quant_type(name) for name in ("F32", "F16", "BF16")}  # GGUF's are the same bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +49,9 @@ class StoredTensor:
             ModelFileError: the file was cut short meanwhile.
         """
         self.file.require_unchanged()
-        size, convert = _TYPES[self.type]
-        stop = self.start + size * math.prod(self.shape)
-        return convert(self.file.data[self.start : stop].copy()).reshape(self.shape)
+        type = _TYPES[self.type]
+        stop = self.start + type.nbytes(math.prod(self.shape))
+        return dequantize(self.file.data[self.start : stop], type, self.shape)
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -89,7 +79,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
                 f"{file.data.size} bytes",
                 "damaged, or not wholly downloaded",
             )
-        if stop - start != _TYPES[kind][0] * math.prod(shape):
+        if stop - start != _TYPES[kind].nbytes(math.prod(shape)):
             raise ModelFileError(f"{where}: {stop - start} bytes for {kind} of shape {list(shape)}")
         places.append((start, stop, name))
         tensors[name] = StoredTensor(name, kind, shape, file, begin + start)
