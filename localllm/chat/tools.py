@@ -112,19 +112,24 @@ class ToolUse:
         functions_of(tools)
         names: dict[str, str] = {}
         prepared: list[Message] = []
+        # Results as text are the user's turn: what comes next joins them, for templates in which
+        # user and assistant take turns.
+        open_turn = False
         for message in messages:
-            if message["role"] == "assistant" and message.get("tool_calls"):
+            role = message["role"]
+            joins = open_turn and role in ("user", "tool")
+            open_turn = role == "tool" and self._style is None
+            if role == "assistant" and message.get("tool_calls"):
                 calls = [_checked_call(call) for call in message["tool_calls"]]
                 names.update((call["id"], call["function"]["name"]) for call in calls)
-                prepared.append(self._with_calls(message, calls))
-            elif message["role"] == "tool":
-                self._add_result(prepared, message, names)
-            elif message["role"] == "user" and prepared and "joined" in prepared[-1]:
-                text = f"{prepared[-1]['content']}\n\n{message['content']}"
-                prepared[-1] = {**message, "content": text}
-            else:
-                prepared.append(message)
-        prepared = [{k: v for k, v in m.items() if k != "joined"} for m in prepared]
+                message = self._with_calls(message, calls)
+            elif role == "tool":
+                message = self._result(message, names)
+            if joins:
+                between = "\n" if role == "tool" else "\n\n"
+                text = f"{prepared.pop()['content']}{between}{message['content']}"
+                message = {**message, "content": text}
+            prepared.append(message)
         shown: list[Mapping[str, Any]] = [_shown(tool) for tool in tools]
         if shown and not self._shows_tools:
             return self._with_listing(prepared, shown), None
@@ -145,20 +150,17 @@ class ToolUse:
             "tool_calls": [_styled(call, style) for call in calls],
         }
 
-    def _add_result(
-        self, messages: list[Message], message: Message, names: Mapping[str, str]
-    ) -> None:
+    def _result(self, message: Message, names: Mapping[str, str]) -> Message:
+        if self._style is None:
+            text = f"<tool_response>\n{message['content']}\n</tool_response>"
+            return {"role": "user", "content": text}
         id = str(message.get("tool_call_id") or "")
-        if self._style is not None:
-            id = _short(id) if self._style.short_ids else id
-            name = message.get("name") or names.get(str(message.get("tool_call_id")), "")
-            messages.append({**message, "tool_call_id": id, "name": name})
-            return
-        text = f"<tool_response>\n{message['content']}\n</tool_response>"
-        if messages and "joined" in messages[-1]:
-            text = f"{messages.pop()['content']}\n{text}"
-        # what comes next joins it, for templates in which user and assistant take turns
-        messages.append({"role": "user", "content": text, "joined": True})
+        name = message.get("name") or names.get(id, "")
+        return {
+            **message,
+            "tool_call_id": _short(id) if self._style.short_ids else id,
+            "name": name,
+        }
 
     def _with_listing(
         self, messages: list[Message], tools: Sequence[Mapping[str, Any]]
