@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from localllm.decoding import GenerationParams, filters
 from localllm.engine.engine import Engine
+from localllm.engine.pages import OutOfPagesError, Table
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
 from tests.decoding import reference
 from tests.engine.fakes import (
@@ -121,6 +122,27 @@ def test_a_long_prompt_does_not_stop_an_answer_under_way():
     assert all(batch.lengths.tolist() in ([1, 15], [1, 5]) for batch in during)
     assert ids(answer) == expected_tokens(PROMPT, 40)[1:]
     long.close()
+    check_no_leak(engine)
+
+
+@pytest.mark.parametrize("when", range(24))
+def test_pages_that_run_out_at_any_step_lose_nothing(when):
+    engine = fake_engine(64, pages=40, page_size=4, budget=8)
+    pool, held = engine._scheduler.pool, Table()
+    prompts = [PROMPT, [1, *PROMPT], [*PROMPT, 2], PROMPT[:3]]
+    sequences = [engine.sequence(prompt, greedy(12)) for prompt in prompts]
+    for sequence in sequences:
+        engine.add(sequence)
+    for step in range(200):
+        if step == when:
+            pool.writable(held, 0, pool.available * 4)  # somebody takes all that are left
+        if step == when + 4:
+            pool.release(held)
+        if engine.busy:
+            with suppress(OutOfPagesError):
+                engine.step()
+    for prompt, sequence in zip(prompts, sequences, strict=True):
+        assert sequence.tokens[len(prompt) :] == expected_tokens(prompt, 12)
     check_no_leak(engine)
 
 
