@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Container, Iterator
 from collections.abc import Sequence as Ids
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 import numpy as np
 
@@ -21,20 +17,18 @@ from localllm.engine.adapters import Adapter, Adapters
 from localllm.engine.batch import Batch
 from localllm.engine.draft_model import DraftModel
 from localllm.engine.machine import available_memory, default_threads, kernels, require_threads
-from localllm.engine.pages import PAGE_SIZE, OutOfPagesError, PageLeakError, PagePool
+from localllm.engine.pages import PAGE_SIZE
 from localllm.engine.reading import Reader
 from localllm.engine.runner import Logits, NativeRunner, Rows, Runner, eager_runner
-from localllm.engine.scheduler import STEP_TOKENS, Chunk, Occupancy, Scheduler
+from localllm.engine.scheduler import STEP_TOKENS, Occupancy
 from localllm.engine.sequence import Sequence, Stats, Token
-from localllm.errors import ContextFullError, LocalLLMError, UsageError
+from localllm.engine.stepping import Stepper
+from localllm.errors import ContextFullError, UsageError
 from localllm.gguf import GGUFFile
 from localllm.models.config import ModelConfig
 from localllm.models.registry import load_definition
 from localllm.ops.packed import PackedCache
 from localllm.tokenize import StreamingDetokenizer, Tokenizer, load_tokenizer
-
-if TYPE_CHECKING:
-    pass
 
 
 class Engine:
@@ -82,8 +76,7 @@ class Engine:
         self.adapters = Adapters(runner)
         self.default_adapter: str | None = None  # of sequences for which none is named
         self.notes: list[str] = []  # what the user should know of how the model was loaded
-        self._scheduler = self._fresh_scheduler(budget)
-        self._readers: WeakSet[Reader] = WeakSet()
+        self._stepper = Stepper(runner, file, budget, kv_cache)
 
     @classmethod
     def load(
@@ -266,22 +259,22 @@ class Engine:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence, and with it those that fork from it; ``step`` fills their outboxes."""
-        self._scheduler.add(sequence)
+        self._stepper.scheduler.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Take the pages of a sequence back; one that has ended is left alone."""
-        self._scheduler.remove(sequence)
+        self._stepper.scheduler.remove(sequence)
         self.adapters.release(sequence)
 
     @property
     def busy(self) -> bool:
         """Whether there is a sequence to step."""
-        return bool(self._scheduler.running or self._scheduler.waiting)
+        return self._stepper.busy
 
     @property
     def occupancy(self) -> Occupancy:
         """The sequences and pages in use; any thread may ask."""
-        return self._scheduler.occupancy
+        return self._stepper.scheduler.occupancy
 
     def logits(self, tokens: Ids[int], rows: int = 128) -> Iterator[Logits]:
         """Logits after every token of a text, float32[<= rows, vocab] at a time, nothing drawn.
@@ -316,11 +309,7 @@ class Engine:
         sampler = Sampler(GenerationParams(), self.tokenizer.vocab_size)
         stream = TextStream(StreamingDetokenizer(self.tokenizer))
         sequences = [Sequence(prompt, sampler, stream, self.context) for prompt in prompts]
-        compute = partial(self.compute, output=output)
-        scheduler = self._scheduler
-        reader = Reader(scheduler.pool, compute, sequences, lambda: min(most, scheduler.room))
-        self._readers.add(reader)
-        return reader
+        return self._stepper.read(sequences, output, most)
 
     def _rows_of(self, text: Ids[int], output: str, most: int) -> Iterator[Rows]:
         reader = self.read([text], output, most)
@@ -334,40 +323,10 @@ class Engine:
     def step(self) -> None:
         """Compute one step of all sequences under way.
 
-        An exception that is not one sequence's own ends them all; the engine stays usable.
-
         Raises:
-            OutOfPagesError: readers hold the pages that all sequences wait for; none was ended.
+            OutOfPagesError: see ``Stepper.step``; other exceptions end all sequences.
         """
-        started = time.perf_counter()
-        try:
-            plan = self._scheduler.schedule()
-            if not plan.chunks:
-                raise OutOfPagesError(
-                    "no sequence can go on: other readers hold all pages of the KV memory"
-                )
-            for source, target in plan.copies:
-                self.runner.copy_page(source, target)
-            rows = iter(self.compute(Batch.of(plan.chunks)))
-            chunks = list(plan.chunks)
-            decoding = [chunk.sequence.stats.generated_tokens > 0 for chunk in chunks]
-            self._scheduler.complete(plan)
-            for chunk in plan.chunks:
-                found = [next(rows) for _ in range(chunk.wanted)]
-                chunk.sequence.read_prompt(chunk.past, found)
-                if not chunk.draws:
-                    continue
-                for fork in self._scheduler.fork(chunk.sequence):
-                    chunks.append(Chunk(fork, fork.computed, 0))
-                    self._draw(chunks[-1], found[-1:])
-                self._draw(chunk, found[-1 - len(chunk.drafts) :])
-            decoding += [False] * (len(chunks) - len(decoding))
-            self._note_time(chunks, decoding, time.perf_counter() - started)
-        except OutOfPagesError:
-            raise
-        except BaseException as error:
-            self._abandon(error)
-            raise
+        self._stepper.step()
 
     def run(self, sequence: Sequence) -> Iterator[Token]:
         """The tokens of a sequence that fits the context; closing it gives the pages back."""
@@ -392,58 +351,7 @@ class Engine:
         Raises:
             ModelFileError: the model file was cut short meanwhile.
         """
-        self.file.require_unchanged()  # embeddings are read from the mapped file
-        return self.runner.step(batch, output)
-
-    def _draw(self, chunk: Chunk, rows: list[Logits]) -> None:
-        """Draw what comes after a chunk; what goes wrong there is its sequence's own."""
-        sequence = chunk.sequence
-        try:
-            chunk.accepted = sequence.draw(rows, chunk.drafts)
-        except LocalLLMError as error:
-            sequence.error = error
-        if not self.kv_cache:
-            sequence.computed = 0
-        if sequence.ended:
-            self._scheduler.remove(sequence)
-
-    def _note_time(self, chunks: list[Chunk], decoding: list[bool], elapsed: float) -> None:
-        """Add a step's seconds to the statistics of its sequences."""
-        prompts = sum(chunk.count for chunk, one in zip(chunks, decoding, strict=True) if not one)
-        self._scheduler.pace.took(elapsed, sum(decoding), prompts)
-        only_decoding = all(chunk.count == 1 for chunk in chunks)
-        for chunk, decodes in zip(chunks, decoding, strict=True):
-            stats, speculation = chunk.sequence.stats, chunk.sequence.speculation
-            if decodes:
-                stats.decode_seconds += elapsed
-            else:
-                stats.prefill_seconds += elapsed
-            stats.drafted_tokens += len(chunk.drafts)
-            stats.accepted_tokens += chunk.accepted
-            if speculation is not None and decodes and only_decoding:
-                speculation.took(elapsed, len(chunk.drafts), chunk.accepted)
-
-    def _abandon(self, error: BaseException) -> None:
-        """End all sequences after a step that broke off; keep the pages' content if it is sound."""
-        if not isinstance(error, Exception):  # an interrupt is for whoever ran the step
-            error = LocalLLMError("the computation was interrupted")
-        queued = [*self._scheduler.running, *self._scheduler.waiting]
-        sequences = queued + [fork for sequence in queued for fork in sequence.forks]
-        for sequence in sequences:
-            sequence.error = error
-            sequence.forks = []
-        try:
-            for sequence in sequences:
-                self._scheduler.remove(sequence)
-            self._scheduler.pool.check([t for reader in self._readers for t in reader.tables])
-        except (PageLeakError, LookupError):
-            for reader in self._readers:
-                reader.abandon()
-            self._scheduler = self._fresh_scheduler(self._scheduler.budget)
-
-    def _fresh_scheduler(self, budget: int) -> Scheduler:
-        pool = PagePool(self.runner.pages, self.runner.page_size)
-        return Scheduler(pool, budget, min(64, budget), reuse=self.kv_cache)
+        return self._stepper.compute(batch, output)
 
     def _require_fitting(self, tokens: list[int], context: int, answer: int = 1) -> None:
         """A prompt that can be computed, with room for ``answer`` tokens after it."""

@@ -49,10 +49,7 @@ class ChatReply:
                 parallel=asked.parallel_tool_calls,
             ),
         )
-
-    def begin(self) -> None:
-        """See `Reply.begin`."""
-        self._turn.begin()
+        self.answers = self._turn.answers
 
     async def document(self) -> dict[str, Any]:
         """All answers, when they are complete."""
@@ -77,10 +74,6 @@ class ChatReply:
                     yield self._chunk([choice])
         if self._asked.wants_usage:
             yield self._chunk([]) | self._counts()
-
-    def close(self) -> None:
-        """End the answers that are still made."""
-        self._turn.close()
 
     def _chunk(self, choices: list[Choice]) -> dict[str, Any]:
         return self._head | {"object": "chat.completion.chunk", "choices": choices}
@@ -125,8 +118,7 @@ class ChatReply:
         return {"content": [likelihood(self._tokenizer, piece.logprob)]}
 
     def _counts(self) -> dict[str, Any]:
-        answers = self._turn.answers
-        return {"usage": usage(answers), "timings": timings(answers)}
+        return {"usage": usage(self.answers), "timings": timings(self.answers)}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Continuations:
         self._asked = asked
         self._tokenizer = service.engine.tokenizer
         self._head = head("cmpl-") | {"object": "text_completion", "model": service.name}
-        self._answers = service.prepare(
+        self.answers = service.prepare(
             [self._ids(prompt) for prompt in asked.prompts],
             asked.params(service.recommended),
             asked.n,
@@ -43,13 +43,9 @@ class Continuations:
             logprobs=asked.logprobs,
             reads_prompt=asked.echo and asked.logprobs is not None,
         )
-        count = len(self._answers.sequences)
+        count = len(self.answers.sequences)
         self._offsets = [0] * count  # characters of each text so far
         self._begun = [False] * count
-
-    def begin(self) -> None:
-        """See `Reply.begin`."""
-        self._answers.begin()
 
     async def document(self) -> dict[str, Any]:
         """All texts, when they are complete."""
@@ -74,13 +70,9 @@ class Continuations:
         if self._asked.wants_usage:
             yield self._head | {"choices": []} | self._counts()
 
-    def close(self) -> None:
-        """End the answers that are still made."""
-        self._answers.close()
-
     async def _choices(self) -> AsyncGenerator[Choice, None]:
         """Parts of choices, as they come."""
-        async with aclosing(self._answers.tokens()) as tokens:
+        async with aclosing(self.answers.tokens()) as tokens:
             async for index, token in tokens:
                 if not self._begun[index]:
                     self._begun[index] = True
@@ -93,7 +85,7 @@ class Continuations:
 
     def _echo(self, index: int) -> Choice:
         """The prompt, as the beginning of its text."""
-        leader = self._answers.leaders[index // self._asked.n]
+        leader = self.answers.leaders[index // self._asked.n]
         ids = leader.tokens[: leader.stats.prompt_tokens]
         told = None
         if self._asked.logprobs is not None:
@@ -138,7 +130,7 @@ class Continuations:
         return prompt
 
     def _counts(self) -> dict[str, Any]:
-        return {"usage": usage(self._answers), "timings": timings(self._answers)}
+        return {"usage": usage(self.answers), "timings": timings(self.answers)}
 
 
 def _choice(index: int) -> Choice:

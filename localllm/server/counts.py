@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence as List
+from typing import Any, Protocol
 
 from localllm.decoding.logprobs import Logprob
-from localllm.server.service import Answers
+from localllm.engine.sequence import Sequence
 from localllm.tokenize.base import Tokenizer
 
 
-def prompt_tokens(answers: Answers) -> int:
+class Counted(Protocol):
+    """The answers to one request: `service.Answers`, or what a `Record` keeps of them."""
+
+    @property
+    def leaders(self) -> List[Sequence]:
+        """The first answer to each prompt."""
+
+    @property
+    def sequences(self) -> List[Sequence]:
+        """All answers."""
+
+
+def prompt_tokens(answers: Counted) -> int:
     """Tokens of all prompts."""
     return sum(first.stats.prompt_tokens for first in answers.leaders)
 
 
-def cached_tokens(answers: Answers) -> int:
+def cached_tokens(answers: Counted) -> int:
     """Those of them that had been computed before."""
     return sum(first.stats.cached_tokens for first in answers.leaders)
 
 
-def completion_tokens(answers: Answers) -> int:
+def completion_tokens(answers: Counted) -> int:
     """Tokens of all answers so far."""
     return sum(one.stats.generated_tokens for one in answers.sequences)
 
 
-def usage(answers: Answers) -> dict[str, Any]:
+def usage(answers: Counted) -> dict[str, Any]:
     """As OpenAI counts."""
     prompt, written = prompt_tokens(answers), completion_tokens(answers)
     return {
@@ -35,7 +48,7 @@ def usage(answers: Answers) -> dict[str, Any]:
     }
 
 
-def timings(answers: Answers) -> dict[str, float]:
+def timings(answers: Counted) -> dict[str, float]:
     """As llama-server: milliseconds of the first answer, and how many drafts came true."""
     first = answers.sequences[0].stats
     return {

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from localllm.server.counts import cached_tokens, completion_tokens, prompt_tokens
 from localllm.server.records import Record
 
 KINDS = ("text", "json", "off")
@@ -54,9 +55,9 @@ def _fields(record: Record, prompts: bool) -> dict[str, Any]:
         fields["adapter"] = record.adapter
     if record.sequences:
         fields |= {
-            "prompt_tokens": record.prompt_tokens,
-            "cached_tokens": record.cached_tokens,
-            "completion_tokens": record.completion_tokens,
+            "prompt_tokens": prompt_tokens(record),
+            "cached_tokens": cached_tokens(record),
+            "completion_tokens": completion_tokens(record),
         }
     if record.first_token is not None:
         fields["ttft"] = round(record.first_token, 4)

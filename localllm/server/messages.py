@@ -56,6 +56,7 @@ class MessagesReply:
 
     def __init__(self, service: Service, asked: MessagesRequest) -> None:
         self._turn = TurnAnswers(service, asked.turn(service.recommended))
+        self.answers = self._turn.answers
         self._blocks = Blocks()
         self._frame = {
             "id": head("msg_")["id"],
@@ -63,10 +64,6 @@ class MessagesReply:
             "role": "assistant",
             "model": service.name,
         }
-
-    def begin(self) -> None:
-        """See `Reply.begin`."""
-        self._turn.begin()
 
     async def document(self) -> dict[str, Any]:
         """The message, when it is complete."""
@@ -91,13 +88,9 @@ class MessagesReply:
         yield {"type": "message_delta", "delta": self._ending(), "usage": self._usage()}
         yield {"type": "message_stop"}
 
-    def close(self) -> None:
-        """End the answer if it is still made."""
-        self._turn.close()
-
     def _ending(self) -> dict[str, Any]:
         """Why the answer ended."""
-        sequence = self._turn.answers.sequences[0]
+        sequence = self.answers.sequences[0]
         reason, stop = "end_turn", sequence.stream.stopped
         if self._blocks.finish_reason == "tool_calls":
             reason = "tool_use"
@@ -110,13 +103,12 @@ class MessagesReply:
 
     def _usage(self) -> dict[str, Any]:
         """Tokens; how many of the prompt were cached is known only after the start."""
-        answers = self._turn.answers
-        cached = cached_tokens(answers)
+        cached = cached_tokens(self.answers)
         return {
-            "input_tokens": prompt_tokens(answers) - cached,
+            "input_tokens": prompt_tokens(self.answers) - cached,
             "cache_read_input_tokens": cached,
             "cache_creation_input_tokens": 0,
-            "output_tokens": completion_tokens(answers),
+            "output_tokens": completion_tokens(self.answers),
             "output_tokens_details": {"thinking_tokens": self._blocks.reasoning_tokens},
         }
 

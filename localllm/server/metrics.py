@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from localllm.engine.engine import Engine
-from localllm.engine.sequence import Sequence, Stats
+from localllm.engine.sequence import Sequence
 from localllm.server.records import Record, current_record
 
 _FIRST = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -128,13 +128,13 @@ class AnswerMetrics:
         elapsed, progress.last = now - progress.last, now
         if not progress.begun:
             progress.begun = True
-            self.first_token(elapsed)
+            self._first.observe(elapsed)
             if progress.record is not None and progress.record.first_token is None:
                 progress.record.first_token = elapsed
             tokens -= 1
             elapsed = 0.0
         for _ in range(tokens):
-            self.next_token(elapsed)
+            self._next.observe(elapsed)
             elapsed = 0.0  # the others came with it
 
     def end(self, sequence: Sequence) -> None:
@@ -143,29 +143,12 @@ class AnswerMetrics:
         if progress is None:
             return
         reason = "error" if sequence.error else sequence.stats.finish_reason or "abort"
-        self.finished(sequence.stats, reason, progress.leads)
-
-    def first_token(self, seconds: float) -> None:
-        """The first token came so long after the request."""
-        self._first.observe(seconds)
-
-    def next_token(self, seconds: float) -> None:
-        """A token came so long after the one before it."""
-        self._next.observe(seconds)
-
-    def finished(self, stats: Stats, reason: str, leads: bool = True) -> None:
-        """An answer has ended.
-
-        Args:
-            stats: of it.
-            reason: "stop", "length", "error" or "abort".
-            leads: whether it is the first one to its prompt.
-        """
+        stats = sequence.stats
         self._finished.labels(self._name, reason).inc()
         self._count("generation_tokens", stats.generated_tokens)
         self._count("spec_decode_num_draft_tokens", stats.drafted_tokens)
         self._count("spec_decode_num_accepted_tokens", stats.accepted_tokens)
-        if leads:
+        if progress.leads:
             self._count("prompt_tokens", stats.prompt_tokens)
             self._count("prefix_cache_queries", stats.prompt_tokens)
             self._count("prefix_cache_hits", stats.cached_tokens)

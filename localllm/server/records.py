@@ -70,21 +70,6 @@ class Record:
         path = scope.get("raw_path") or scope["path"].encode()
         return cls(own, scope["method"], path[:_LONGEST_PATH].decode("ascii", "replace"), headers)
 
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of all prompts; 0 where nothing was generated."""
-        return sum(first.stats.prompt_tokens for first in self.leaders)
-
-    @property
-    def cached_tokens(self) -> int:
-        """Those of them that were found in pages kept from before."""
-        return sum(first.stats.cached_tokens for first in self.leaders)
-
-    @property
-    def completion_tokens(self) -> int:
-        """Tokens of all answers."""
-        return sum(one.stats.generated_tokens for one in self.sequences)
-
 
 Reporter = Callable[[Record], None]
 _current: ContextVar[Record | None] = ContextVar("record", default=None)

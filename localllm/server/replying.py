@@ -13,24 +13,22 @@ from fastapi.responses import JSONResponse, Response
 
 from localllm.server.models import find_service
 from localllm.server.schemas import Sampling
-from localllm.server.service import Service
+from localllm.server.service import Answers, Service
 from localllm.server.streaming import PLAIN_EVENTS, EventForm, EventStream, unless_gone
 
 
 class Reply(Protocol):
     """What is answered to one request, in the form of its API. Made on any thread."""
 
-    def begin(self) -> None:
-        """Let it be made; raises QueueFullError."""
+    @property
+    def answers(self) -> Answers:
+        """What it is made of, not yet begun."""
 
     async def document(self) -> dict[str, Any]:
         """All of it, when it is complete."""
 
     def events(self) -> AsyncGenerator[dict[str, Any], None]:
         """Its parts, as they come."""
-
-    def close(self) -> None:
-        """End what is still made."""
 
 
 async def respond(
@@ -44,13 +42,13 @@ async def respond(
     service = await find_service(request, asked.model, asked.keep_alive)
     # Rendering, tokenising and compiling may take long: other answers go on meanwhile.
     reply = await asyncio.to_thread(make, service)
-    reply.begin()
+    reply.answers.begin()
     if stream:
-        return EventStream(reply.events(), reply.close, form)
+        return EventStream(reply.events(), reply.answers.close, form)
     try:
         return JSONResponse(await unless_gone(request, reply.document()))
     finally:
-        reply.close()
+        reply.answers.close()
 
 
 def head(prefix: str) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class ResponsesReply:
         turn = asked.turn(service.recommended)
         self._tokenizer = service.engine.tokenizer
         self._turn = TurnAnswers(service, turn)
+        self.answers = self._turn.answers
         self._blocks = Blocks()
         start = head("resp_")
         sampled = turn.params.resolved()
@@ -55,10 +56,6 @@ class ResponsesReply:
             "temperature": sampled.temperature,
             "top_p": sampled.top_p,
         }
-
-    def begin(self) -> None:
-        """See `Reply.begin`."""
-        self._turn.begin()
 
     async def document(self) -> dict[str, Any]:
         """The response, when it is complete."""
@@ -75,10 +72,6 @@ class ResponsesReply:
             async for event in events:
                 yield event | {"sequence_number": number}
                 number += 1
-
-    def close(self) -> None:
-        """End the answer if it is still made."""
-        self._turn.close()
 
     async def _events(self) -> AsyncGenerator[Event, None]:
         for step in ("created", "in_progress"):
@@ -152,9 +145,8 @@ class ResponsesReply:
         return {"logprobs": [likelihood(self._tokenizer, one) for one in likely]}
 
     def _usage(self) -> dict[str, Any]:
-        answers = self._turn.answers
-        read, written = prompt_tokens(answers), completion_tokens(answers)
-        cached = {"cached_tokens": cached_tokens(answers), "cache_write_tokens": 0}
+        read, written = prompt_tokens(self.answers), completion_tokens(self.answers)
+        cached = {"cached_tokens": cached_tokens(self.answers), "cache_write_tokens": 0}
         return {
             "input_tokens": read,
             "input_tokens_details": cached,

@@ -14,7 +14,7 @@ from localllm.decoding.params import GenerationParams
 from localllm.errors import UsageError
 from localllm.server.errors import ApiError
 
-MOST_ANSWERS = 16  # to one prompt
+MOST_CHOICES = 16  # to one prompt
 MOST_PROMPTS = 64  # of one request
 MOST_LIKELY = 20  # tokens told of at each place
 MOST_NESTED = 100  # levels of an object of any fields
@@ -208,7 +208,7 @@ class Generation(Sampling):
 
     max_tokens: int | None = None
     stop: str | list[str] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] = 1
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from localllm import __version__
 from localllm.errors import UsageError
+from localllm.server.counts import cached_tokens, completion_tokens, prompt_tokens
 from localllm.server.records import Record
 
 if TYPE_CHECKING:
@@ -103,9 +104,9 @@ def _attributes(record: Record, operation: str) -> dict[str, Any]:
         found |= {"gen_ai.request.model": record.model, "gen_ai.response.model": record.model}
     if record.sequences:
         found |= {
-            "gen_ai.usage.input_tokens": record.prompt_tokens,
-            "gen_ai.usage.cache_read.input_tokens": record.cached_tokens,
-            "gen_ai.usage.output_tokens": record.completion_tokens,
+            "gen_ai.usage.input_tokens": prompt_tokens(record),
+            "gen_ai.usage.cache_read.input_tokens": cached_tokens(record),
+            "gen_ai.usage.output_tokens": completion_tokens(record),
             "gen_ai.response.finish_reasons": reasons,
         }
     if record.first_token is not None:

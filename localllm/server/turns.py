@@ -84,6 +84,9 @@ def encode(service: Service, turn: Turn) -> tuple[str, list[int]]:
 class TurnAnswers:
     """The answers to a turn.
 
+    Attributes:
+        answers: their sequences.
+
     Raises:
         TemplateError: the conversation cannot be rendered.
         UsageError: the schema cannot be enforced, or see `Service.prepare`.
@@ -104,10 +107,6 @@ class TurnAnswers:
         )
         self._parsers = [_Parser(service, turn, prompt) for _ in range(turn.count)]
 
-    def begin(self) -> None:
-        """Let them be made; raises QueueFullError."""
-        self.answers.begin()
-
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """What the tokens bring, as they come."""
         async with aclosing(self.answers.tokens()) as tokens:
@@ -120,10 +119,6 @@ class TurnAnswers:
                 ends = token.id in self.service.engine.tokenizer.eog_ids
                 logprob = None if ends else token.logprob
                 yield Piece(index, reasoning, content, token.id, logprob, reason, tuple(calls))
-
-    def close(self) -> None:
-        """End the answers that are still made."""
-        self.answers.close()
 
 
 class _Parser:

@@ -121,7 +121,7 @@ def ids(tokens):
 
 def check_no_leak(engine):
     """Nothing is under way, so every page must be free or kept."""
-    assert not engine._scheduler.running
-    assert not engine._scheduler.waiting
-    engine._scheduler.pool.check([])
-    assert engine._scheduler.pool.available == engine.runner.pages
+    assert not engine._stepper.scheduler.running
+    assert not engine._stepper.scheduler.waiting
+    engine._stepper.scheduler.pool.check([])
+    assert engine._stepper.scheduler.pool.available == engine.runner.pages

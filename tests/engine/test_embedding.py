@@ -84,7 +84,7 @@ def test_texts_together_are_texts_alone_wherever_they_are_cut(path):
     together = embedded(engine, texts)
     for text, vector in zip(texts, together, strict=True):
         np.testing.assert_array_equal(embedded(engine, [text])[0], vector)
-    engine._scheduler.budget = 23
+    engine._stepper.scheduler.budget = 23
     np.testing.assert_array_equal(embedded(engine, texts), together)
     check_no_leak(engine)
 
@@ -126,7 +126,7 @@ def test_a_text_and_an_answer_wait_for_each_others_pages():
     first.step()  # all pages but six, which the answer soon has
     with pytest.raises(OutOfPagesError):
         second.step()
-    sequence = engine._scheduler.running[0]
+    sequence = engine._stepper.scheduler.running[0]
     for _ in range(6 * 4 - len(PROMPT)):
         engine.step()
     with pytest.raises(OutOfPagesError):
@@ -145,8 +145,8 @@ def test_a_text_and_an_answer_wait_for_each_others_pages():
 
 def test_a_text_leaves_answers_their_pace():
     engine = fake_engine(2048, pages=600)
-    engine._scheduler.pace.took(1.0, 1, 0)
-    engine._scheduler.pace.took(1.0, 0, 50)
+    engine._stepper.scheduler.pace.took(1.0, 1, 0)
+    engine._stepper.scheduler.pace.took(1.0, 0, 50)
     answer = engine.generate(PROMPT, greedy(5))
     next(answer)
     (text,) = texts_of(700)
@@ -169,14 +169,15 @@ def test_a_failed_step_of_others_leaves_a_text_alone():
     assert ids(engine.generate(PROMPT, greedy(5))) == expected_tokens(PROMPT, 5)
     embedding.step()
     np.testing.assert_array_equal(embedding.vectors[0], hidden_of(text)[-1])
-    engine._scheduler.pool.check([])
+    engine._stepper.scheduler.pool.check([])
 
 
 def test_a_text_whose_pages_were_lost_says_so():
     engine = fake_engine(1024)
     embedding = Embedding(engine, texts_of(700), "last")
     embedding.step()
-    engine._scheduler.pool._references[-1] += 1  # the books are wrong, so all pages are made anew
+    # The books are wrong, so all pages are made anew.
+    engine._stepper.scheduler.pool._references[-1] += 1
     engine.runner.fail = RuntimeError("broken")
     with pytest.raises(RuntimeError):
         list(engine.generate(PROMPT, greedy(5)))

@@ -79,7 +79,7 @@ def test_preemption_loses_nothing():
 
 def test_the_newest_gives_way_and_the_queue_keeps_its_order():
     engine = fake_engine(64, pages=20, page_size=4)
-    scheduler = engine._scheduler
+    scheduler = engine._stepper.scheduler
     answers = [engine.generate([i] * 20, greedy(40)) for i in range(3)]
     for answer in answers:
         next(answer)
@@ -389,7 +389,7 @@ def test_closing_gives_the_pages_back():
     engine = fake_engine()
     with closing(engine.generate(PROMPT, greedy(50))) as answer:
         next(answer)
-        assert engine._scheduler.pool.available < engine.runner.pages
+        assert engine._stepper.scheduler.pool.available < engine.runner.pages
     check_no_leak(engine)
     engine.generate(PROMPT, greedy(50)).close()  # never begun
     check_no_leak(engine)
@@ -428,7 +428,7 @@ def test_a_step_that_breaks_off_leaves_the_engine_usable(error):
 def test_an_interrupt_anywhere_in_the_bookkeeping_is_survived(name, when, monkeypatch):
     for step in range(6):
         engine = fake_engine(64, page_size=2, budget=4)
-        pool = engine._scheduler.pool
+        pool = engine._stepper.scheduler.pool
         method = getattr(pool, name)
         calls = []
 

@@ -68,10 +68,11 @@ class Running:
         while self._held() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not self._held()
-        self.engine._scheduler.pool.check([])
+        self.engine._stepper.scheduler.pool.check([])
 
     def _held(self) -> bool:
-        return self.engine.busy or any(reader.tables for reader in list(self.engine._readers))
+        readers = list(self.engine._stepper.readers)
+        return self.engine.busy or any(reader.tables for reader in readers)
 
     def close(self) -> None:
         self._server.close()

@@ -157,15 +157,15 @@ def test_answers_go_on_while_a_long_text_is_embedded(roomy):
     """Between any two of the text's chunks there is a step of the answer."""
     body = {"prompt": "Once", "max_tokens": 2000, "stream": True, "temperature": 0}
     body["logit_bias"] = {str(eog): -100 for eog in roomy.engine.tokenizer.eog_ids}
-    engine = roomy.engine
+    runner = roomy.engine.runner
     order = []
-    compute = engine.compute
+    step = runner.step
 
     def noted(batch, output="logits"):
         order.append(output)
-        return compute(batch, output)
+        return step(batch, output)
 
-    engine.compute = noted
+    runner.step = noted
     try:
         url = f"{roomy.url}/v1/completions"
         with (
@@ -177,7 +177,7 @@ def test_answers_go_on_while_a_long_text_is_embedded(roomy):
             asked = pool.submit(post, roomy, input=[[7] * 2000])
             assert asked.result(60).status_code == 200
     finally:
-        del engine.compute
+        del runner.step
     roomy.require_idle()
     chunks = [at for at, output in enumerate(order) if output == "hidden"]
     assert len(chunks) >= 4

@@ -136,8 +136,8 @@ async def storm(url, count, seed):
 
 @pytest.mark.parametrize("count", [250, pytest.param(2000, marks=pytest.mark.slow)])
 def test_any_traffic(narrow, count, monkeypatch):
-    preempted = Mock(side_effect=narrow.engine._scheduler._preempt)
-    monkeypatch.setattr(narrow.engine._scheduler, "_preempt", preempted)
+    preempted = Mock(side_effect=narrow.engine._stepper.scheduler._preempt)
+    monkeypatch.setattr(narrow.engine._stepper.scheduler, "_preempt", preempted)
     asyncio.run(storm(narrow.url, 100, seed=1))
     narrow.require_idle()
     before = psutil.Process().memory_info().rss
