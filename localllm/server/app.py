@@ -30,6 +30,7 @@ from localllm.server.errors import ApiError
 from localllm.server.limits import MOST_BYTES, BodyLimit
 from localllm.server.metrics import Metrics
 from localllm.server.models import KEEP_ALIVE, Models, Slot, Source, find_service
+from localllm.server.paths import PlainRequests
 from localllm.server.records import Recorder, Reporter
 from localllm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
 
@@ -200,4 +201,5 @@ def _add_layers(app: FastAPI, options: ServerOptions, reporters: list[Reporter])
     app.add_middleware(
         PageGuard, origins=options.origins, names=[options.host or ""] if local else None
     )
+    app.add_middleware(PlainRequests)
     app.add_middleware(Recorder, reporters=reporters)

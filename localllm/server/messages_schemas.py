@@ -210,7 +210,7 @@ class OutputFormat(Body):
 class OutputConfig(Body):
     """What is wished of the answer."""
 
-    effort: Literal["low", "medium", "high"] | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: OutputFormat | None = None
 
 

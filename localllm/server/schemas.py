@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from localllm.chat.structured import ANY_OBJECT
@@ -20,10 +27,36 @@ MOST_LIKELY = 20  # tokens told of at each place
 MOST_NESTED = 100  # levels of an object of any fields
 
 
-class Body(BaseModel):
-    """A JSON object with these fields and no others."""
+def _tell_of_null(schema: dict[str, Any]) -> None:
+    """Let the JSON schema of a body say what `Body` does with null."""
+    required = schema.get("required", ())
+    for name, field in schema.get("properties", {}).items():
+        null = {"type": "null"}
+        if name not in required and null not in field.get("anyOf", [field]):
+            told = {key: field.pop(key) for key in ("title", "default") if key in field}
+            schema["properties"][name] = {"anyOf": [field, null]} | told
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+
+class Body(BaseModel):
+    """A JSON object with these fields and no others; null is as good as a field left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_tell_of_null)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        optional = {
+            field.alias or name
+            for name, field in cls.model_fields.items()
+            if not field.is_required()
+        }
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not None or name not in optional
+        }
 
 
 class TextPart(Body):
@@ -31,6 +64,11 @@ class TextPart(Body):
 
     type: Literal["text"]
     text: str
+
+
+def _as_parts(content: Any) -> Any:
+    """A text is short for one part: errors then name the place, and not both forms."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 class CalledFunction(Body):
@@ -53,7 +91,13 @@ class ChatMessage(Body):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: (
+        Annotated[
+            list[TextPart],
+            BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart]),
+        ]
+        | None
+    ) = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -67,9 +111,7 @@ class ChatMessage(Body):
 
     def plain(self) -> dict[str, Any]:
         """The message as templates take it."""
-        content = self.content or ""
-        if not isinstance(content, str):
-            content = "".join(part.text for part in content)
+        content = "".join(part.text for part in self.content or [])
         role = "system" if self.role == "developer" else self.role
         message: dict[str, Any] = {"role": role, "content": content}
         if self.name is not None:
@@ -116,6 +158,7 @@ class StreamOptions(Body):
     """What a stream tells besides the answer."""
 
     include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None
 
 
 def _bounded(value: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +179,7 @@ def _bounded(value: dict[str, Any]) -> dict[str, Any]:
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(_bounded)]
 Number = Annotated[float, Field(strict=False)]  # 1 is a number too
-Effort = Literal["none", "minimal", "low", "medium", "high"]  # of reasoning
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]  # of reasoning
 
 
 class Sampling(Body):
@@ -216,6 +259,7 @@ class Generation(Sampling):
     prompt_cache_key: str | None = None  # every prefix is cached anyway
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
 
     @property
     def limit(self) -> int | None:
@@ -270,6 +314,8 @@ class ChatRequest(Generation):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] = 0
     reasoning_effort: Effort | None = None
+    verbosity: Literal["medium"] | None = None
+    modalities: list[Literal["text"]] | None = None
     chat_template_kwargs: JsonObject | None = None
 
     @property
@@ -303,6 +349,7 @@ class CompletionRequest(Generation):
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     suffix: None = None
+    best_of: Literal[1] | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
