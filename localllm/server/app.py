@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
@@ -17,6 +18,7 @@ from localllm.server import (
     admin,
     chat_completions,
     completions,
+    documents,
     embeddings,
     errors,
     logs,
@@ -30,6 +32,7 @@ from localllm.server.errors import ApiError
 from localllm.server.limits import MOST_BYTES, BodyLimit
 from localllm.server.metrics import Metrics
 from localllm.server.models import KEEP_ALIVE, Models, Slot, Source, find_service
+from localllm.server.openapi import DescribedApp, answering
 from localllm.server.paths import PlainRequests
 from localllm.server.records import Recorder, Reporter
 from localllm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
@@ -96,8 +99,9 @@ def create_app(
         if traces is not None:
             traces.close()
 
-    app = FastAPI(
+    app = DescribedApp(
         title="localllm",
+        summary="Language models on this machine.",
         version=__version__,
         lifespan=lifespan,
         redirect_slashes=False,
@@ -114,20 +118,20 @@ def create_app(
     return app
 
 
-@router.get("/health")
+@router.get("/health", **answering(documents.Health))
 async def health() -> dict[str, str]:
     """Whether the server answers."""
     return {"status": "ok"}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse, **answering(None))
 async def metrics(request: Request) -> Response:
     """What the server counts, for Prometheus."""
     counted: Metrics = request.app.state.metrics
     return Response(counted.page(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", **answering(documents.ModelList))
 async def models(request: Request) -> dict[str, Any]:
     """The models that can be asked for."""
     served: Models = request.app.state.models
@@ -135,14 +139,14 @@ async def models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": data}
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", **answering(documents.Model))
 async def model(name: str, request: Request) -> dict[str, Any]:
     """One of them."""
     served: Models = request.app.state.models
     return _described(served.find(name), served.created)
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", **answering(documents.Tokens))
 async def tokenize(asked: TokenizeRequest, request: Request) -> dict[str, Any]:
     """The token ids of a text."""
     tokenizer = (await find_service(request, asked.model)).engine.tokenizer
@@ -150,7 +154,7 @@ async def tokenize(asked: TokenizeRequest, request: Request) -> dict[str, Any]:
     return {"tokens": tokenizer.encode(asked.content, add_special=special, parse_special=parse)}
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", **answering(documents.Text))
 async def detokenize(asked: DetokenizeRequest, request: Request) -> dict[str, Any]:
     """The text of token ids."""
     tokenizer = (await find_service(request, asked.model)).engine.tokenizer
@@ -162,7 +166,7 @@ async def detokenize(asked: DetokenizeRequest, request: Request) -> dict[str, An
     return {"content": tokenizer.decode(asked.tokens)}
 
 
-@router.post("/apply-template")
+@router.post("/apply-template", **answering(documents.Prompt))
 async def apply_template(asked: TemplateRequest, request: Request) -> dict[str, Any]:
     """The prompt that the model's template makes of a conversation."""
     session = (await find_service(request, asked.model)).session
