@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from localllm import __version__
+from localllm.server.body import Body, Number
 from localllm.server.models import Models, find_service
-from localllm.server.schemas import Body, Number
 
 router = APIRouter(prefix="/admin", include_in_schema=False)
 

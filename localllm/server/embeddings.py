@@ -19,11 +19,11 @@ from pydantic_core import PydanticCustomError
 from localllm.engine.embedding import default_pooling, shortened
 from localllm.engine.engine import Engine
 from localllm.engine.runner import Rows
+from localllm.server.body import Body
 from localllm.server.documents import Embeddings
 from localllm.server.errors import ApiError
 from localllm.server.models import find_service
 from localllm.server.openapi import answering
-from localllm.server.schemas import Body
 from localllm.server.streaming import unless_gone
 
 MOST_TEXTS = 2048  # of one request

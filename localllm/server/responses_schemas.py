@@ -9,12 +9,11 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from localllm.chat.structured import ANY_OBJECT
+from localllm.server.body import Body, JsonObject
 from localllm.server.conversation import Conversation
 from localllm.server.schemas import (
     MOST_LIKELY,
-    Body,
     Effort,
-    JsonObject,
     Sampling,
     effort_variables,
 )
