@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from localllm import __version__
-from localllm.server.body import Body, Number
+from localllm.server.body import Body
 from localllm.server.models import Models, find_service
 
 router = APIRouter(prefix="/admin", include_in_schema=False)
@@ -18,7 +18,7 @@ class LoadRequest(Body):
     """`POST /admin/load`."""
 
     model: str
-    keep_alive: str | Number | None = None
+    keep_alive: str | float | None = None
 
 
 class StopRequest(Body):

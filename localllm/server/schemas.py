@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from localllm.chat.structured import ANY_OBJECT
 from localllm.decoding.params import GenerationParams
 from localllm.errors import UsageError
-from localllm.server.body import Body, JsonObject, Number
+from localllm.server.body import Body, JsonObject
 from localllm.server.errors import ApiError
 
 MOST_ANSWERS = 16  # to one prompt
@@ -132,21 +132,21 @@ class Sampling(Body):
     """
 
     model: str | None = None
-    keep_alive: str | Number | None = None
-    temperature: Number | None = None
-    top_p: Number | None = None
+    keep_alive: str | float | None = None
+    temperature: float | None = None
+    top_p: float | None = None
     top_k: int | None = None
-    min_p: Number | None = None
-    frequency_penalty: Number | None = None
-    presence_penalty: Number | None = None
-    repetition_penalty: Number | None = None
-    repeat_penalty: Number | None = None
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    repeat_penalty: float | None = None
     repeat_last_n: int | None = None
     strategy: str | None = None
     sampler_order: str | None = None
     ignore_eos: bool | None = None
     num_ctx: Annotated[int, Field(ge=1)] | None = None
-    logit_bias: dict[str, Number] | None = None
+    logit_bias: dict[str, float] | None = None
     seed: int | None = None
 
     @property
