@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-STRETCH = 2.5  # times as long as without a prompt beside them may a step of answers take
-FEWEST = 16  # tokens of a prompt in a step: it gets on, however slow the machine is
+STRETCH = 2.25  # times as long as without a prompt beside them may a step of answers take
+FEWEST = 8  # tokens of a prompt in a step: it gets on, however slow the machine is
 _WEIGHT = 0.25  # of the newest step in an average
 
 

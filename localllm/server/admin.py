@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from localllm import __version__
+from localllm.server.body import Body
 from localllm.server.models import Models, find_service
-from localllm.server.schemas import Body, Number
 
 router = APIRouter(prefix="/admin", include_in_schema=False)
 adapters = APIRouter(prefix="/v1", include_in_schema=False)  # the paths are vLLM's
@@ -21,7 +21,7 @@ class LoadRequest(Body):
     """`POST /admin/load`."""
 
     model: str
-    keep_alive: str | Number | None = None
+    keep_alive: str | float | None = None
 
 
 class StopRequest(Body):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
@@ -17,6 +18,7 @@ from localllm.server import (
     admin,
     chat_completions,
     completions,
+    documents,
     embeddings,
     errors,
     logs,
@@ -31,6 +33,8 @@ from localllm.server.keep_alive import KEEP_ALIVE
 from localllm.server.limits import MOST_BYTES, BodyLimit
 from localllm.server.metrics import Metrics
 from localllm.server.models import Models, find_service
+from localllm.server.openapi import DescribedApp, answering
+from localllm.server.paths import PlainRequests
 from localllm.server.records import Recorder, Reporter
 from localllm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from localllm.server.slots import Slot, Source
@@ -97,8 +101,9 @@ def create_app(
         if traces is not None:
             traces.close()
 
-    app = FastAPI(
+    app = DescribedApp(
         title="localllm",
+        summary="Language models on this machine.",
         version=__version__,
         lifespan=lifespan,
         redirect_slashes=False,
@@ -116,20 +121,20 @@ def create_app(
     return app
 
 
-@router.get("/health")
+@router.get("/health", **answering(documents.Health))
 async def health() -> dict[str, str]:
     """Whether the server answers."""
     return {"status": "ok"}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse, **answering(None))
 async def metrics(request: Request) -> Response:
     """What the server counts, for Prometheus."""
     counted: Metrics = request.app.state.metrics
     return Response(counted.page(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", **answering(documents.ModelList))
 async def models(request: Request) -> dict[str, Any]:
     """The models that can be asked for."""
     served: Models = request.app.state.models
@@ -141,7 +146,7 @@ async def models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": data}
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", **answering(documents.Model))
 async def model(name: str, request: Request) -> dict[str, Any]:
     """One of them."""
     served: Models = request.app.state.models
@@ -149,7 +154,7 @@ async def model(name: str, request: Request) -> dict[str, Any]:
     return _described(slot, served.created, served.split(name)[1])
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", **answering(documents.Tokens))
 async def tokenize(asked: TokenizeRequest, request: Request) -> dict[str, Any]:
     """The token ids of a text."""
     tokenizer = (await find_service(request, asked.model)).engine.tokenizer
@@ -157,7 +162,7 @@ async def tokenize(asked: TokenizeRequest, request: Request) -> dict[str, Any]:
     return {"tokens": tokenizer.encode(asked.content, add_special=special, parse_special=parse)}
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", **answering(documents.Text))
 async def detokenize(asked: DetokenizeRequest, request: Request) -> dict[str, Any]:
     """The text of token ids."""
     tokenizer = (await find_service(request, asked.model)).engine.tokenizer
@@ -169,7 +174,7 @@ async def detokenize(asked: DetokenizeRequest, request: Request) -> dict[str, An
     return {"content": tokenizer.decode(asked.tokens)}
 
 
-@router.post("/apply-template")
+@router.post("/apply-template", **answering(documents.Prompt))
 async def apply_template(asked: TemplateRequest, request: Request) -> dict[str, Any]:
     """The prompt that the model's template makes of a conversation."""
     session = (await find_service(request, asked.model)).session
@@ -211,4 +216,5 @@ def _add_layers(app: FastAPI, options: ServerOptions, reporters: list[Reporter])
     app.add_middleware(
         PageGuard, origins=options.origins, names=[options.host or ""] if local else None
     )
+    app.add_middleware(PlainRequests)
     app.add_middleware(Recorder, reporters=reporters)

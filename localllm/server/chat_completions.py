@@ -11,6 +11,8 @@ from fastapi.responses import Response
 
 from localllm.chat.call_parser import ToolCall
 from localllm.server.counts import likelihood, timings, usage
+from localllm.server.documents import ChatCompletion
+from localllm.server.openapi import PLAIN_STREAM, answering
 from localllm.server.replying import head, respond
 from localllm.server.schemas import ChatRequest
 from localllm.server.service import Service
@@ -20,7 +22,7 @@ router = APIRouter(prefix="/v1")
 Choice = dict[str, Any]
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", **answering(ChatCompletion, PLAIN_STREAM))
 async def chat_completions(asked: ChatRequest, request: Request) -> Response:
     """Answer a conversation."""
     return await respond(request, asked, asked.stream, lambda service: ChatReply(service, asked))
@@ -127,7 +129,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def _choice(index: int) -> Choice:
-    message = {"role": "assistant", "content": ""}
+    message = {"role": "assistant", "content": "", "refusal": None}
     return {"index": index, "message": message, "logprobs": None, "finish_reason": None}
 
 

@@ -12,6 +12,8 @@ from fastapi.responses import Response
 from localllm.decoding.logprobs import Logprob
 from localllm.engine.sequence import Token
 from localllm.server.counts import timings, usage
+from localllm.server.documents import Completion
+from localllm.server.openapi import PLAIN_STREAM, answering
 from localllm.server.replying import head, respond
 from localllm.server.schemas import CompletionRequest
 from localllm.server.service import Service
@@ -20,7 +22,7 @@ router = APIRouter(prefix="/v1")
 Choice = dict[str, Any]
 
 
-@router.post("/completions")
+@router.post("/completions", **answering(Completion, PLAIN_STREAM))
 async def completions(asked: CompletionRequest, request: Request) -> Response:
     """Continue texts."""
     return await respond(

@@ -19,9 +19,11 @@ from pydantic_core import PydanticCustomError
 from localllm.engine.embedding import default_pooling, shortened
 from localllm.engine.engine import Engine
 from localllm.engine.runner import Rows
+from localllm.server.body import Body
+from localllm.server.documents import Embeddings
 from localllm.server.errors import ApiError
 from localllm.server.models import find_service
-from localllm.server.schemas import Body
+from localllm.server.openapi import answering
 from localllm.server.streaming import unless_gone
 
 MOST_TEXTS = 2048  # of one request
@@ -62,7 +64,7 @@ class EmbeddingRequest(Body):
         return list(self.input)  # type: ignore[arg-type]
 
 
-@router.post("/embeddings")
+@router.post("/embeddings", **answering(Embeddings))
 async def embeddings(asked: EmbeddingRequest, request: Request) -> Response:
     """Turn texts into vectors."""
     service = await find_service(request, asked.model)

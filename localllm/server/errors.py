@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -95,12 +95,14 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return response(_invalid(error.errors()[0]), request.url.path)
+        return response(_invalid(error.errors()[0], error.body), request.url.path)
 
     async def refused(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         message = f"{request.method} {request.url.path}: {error.detail}"
-        return response(ApiError(error.status_code, message), request.url.path)
+        found = response(ApiError(error.status_code, message), request.url.path)
+        found.headers.update(error.headers or {})  # such as Allow
+        return found
 
     for kind in (ApiError, LocalLLMError):
         app.add_exception_handler(kind, failed)
@@ -108,15 +110,31 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, refused)
 
 
-def _invalid(problem: Mapping[str, Any]) -> ApiError:
+def _invalid(problem: Mapping[str, Any], body: Any) -> ApiError:
     """The first thing that is wrong with a request's body."""
+    if isinstance(body, bytes):
+        return ApiError(400, "the body is not JSON: its Content-Type must be application/json")
     if problem["type"] == "json_invalid":
         return ApiError(
             400, f"the body is not JSON: {problem['ctx']['error']}", code="invalid_json"
         )
-    field = ".".join(str(part) for part in problem["loc"][1:])
+    field = ".".join(_place(problem["loc"][1:], body, problem["type"] == "missing"))
     if problem["type"] == "extra_forbidden":
         return ApiError(400, f"{field}: this field is not supported", field, "unsupported_field")
     if problem["type"] == "missing" and not field:
         return ApiError(400, "the request has no body: a JSON object is wanted")
     return ApiError(400, f"{field or 'body'}: {problem['msg']}", field or None, "invalid_value")
+
+
+def _place(path: Sequence[Any], body: Any, missing: bool) -> Iterator[str]:
+    """The parts of a path that lead through the body; others say which form of several was tried.
+
+    Where something is missing, the last part is its name.
+    """
+    for left, part in zip(range(len(path) - 1, -1, -1), path, strict=True):
+        leads = isinstance(body, dict) and part in body
+        if leads or (isinstance(body, list) and isinstance(part, int)):
+            body = body[part]
+            yield str(part)
+        elif missing and not left:
+            yield str(part)

@@ -53,6 +53,8 @@ def listen(app: FastAPI, address: Address, ready: Callable[[str], None]) -> None
     _require_certificate(address)
     config = uvicorn.Config(
         app,
+        loop="asyncio",  # whatever else is installed: only h11 bounds the heads of requests
+        http="h11",
         log_config=None,
         log_level="warning",
         access_log=False,

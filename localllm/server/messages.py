@@ -14,8 +14,10 @@ from fastapi.responses import Response
 from localllm.decoding.params import GenerationParams
 from localllm.server.blocks import Block, Blocks, Change
 from localllm.server.counts import cached_tokens, completion_tokens, prompt_tokens
+from localllm.server.documents import MessageDocument, MessagesFailure, TokenCount
 from localllm.server.messages_schemas import CountRequest, MessagesRequest
 from localllm.server.models import find_service
+from localllm.server.openapi import NAMED_STREAM, answering
 from localllm.server.replying import head, respond
 from localllm.server.service import Service
 from localllm.server.streaming import Event, EventForm
@@ -31,7 +33,7 @@ DELTAS = {
 }
 
 
-@router.post("")
+@router.post("", **answering(MessageDocument, NAMED_STREAM, MessagesFailure))
 async def messages(asked: MessagesRequest, request: Request) -> Response:
     """Answer a conversation."""
     return await respond(
@@ -43,7 +45,7 @@ async def messages(asked: MessagesRequest, request: Request) -> Response:
     )
 
 
-@router.post("/count_tokens")
+@router.post("/count_tokens", **answering(TokenCount, failure=MessagesFailure))
 async def count_tokens(asked: CountRequest, request: Request) -> dict[str, int]:
     """The tokens of a conversation's prompt."""
     service = await find_service(request, asked.model)

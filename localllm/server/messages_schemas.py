@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, Discriminator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from localllm.decoding.params import GenerationParams
+from localllm.server.body import Body, JsonObject
 from localllm.server.conversation import Conversation
-from localllm.server.schemas import Body, JsonObject, Sampling
+from localllm.server.schemas import Sampling
 from localllm.server.turns import Turn
 
 
@@ -210,7 +211,7 @@ class OutputFormat(Body):
 class OutputConfig(Body):
     """What is wished of the answer."""
 
-    effort: Literal["low", "medium", "high"] | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: OutputFormat | None = None
 
 

@@ -12,7 +12,9 @@ from fastapi.responses import Response
 from localllm.decoding.logprobs import Logprob
 from localllm.server.blocks import Block, Blocks, Change
 from localllm.server.counts import cached_tokens, completion_tokens, likelihood, prompt_tokens
+from localllm.server.documents import ResponseDocument
 from localllm.server.errors import ApiError
+from localllm.server.openapi import NAMED_STREAM, answering
 from localllm.server.replying import head, respond
 from localllm.server.responses_schemas import ResponsesRequest
 from localllm.server.service import Service
@@ -25,7 +27,7 @@ PREFIXES = {"reasoning": "rs_", "text": "msg_", "call": "fc_"}
 DELTAS = {"reasoning": "reasoning_text", "text": "output_text", "call": "function_call_arguments"}
 
 
-@router.post("/responses")
+@router.post("/responses", **answering(ResponseDocument, NAMED_STREAM))
 async def responses(asked: ResponsesRequest, request: Request) -> Response:
     """Answer a conversation."""
     return await respond(

@@ -9,12 +9,11 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from localllm.chat.structured import ANY_OBJECT
+from localllm.server.body import Body, JsonObject
 from localllm.server.conversation import Conversation
 from localllm.server.schemas import (
     MOST_LIKELY,
-    Body,
     Effort,
-    JsonObject,
     Sampling,
     effort_variables,
 )
@@ -187,11 +186,11 @@ class TextConfig(Body):
 
 
 class Reasoning(Body):
-    """How much the model thinks; it is told whole, and not in a summary."""
+    """How much the model thinks; it is told whole, and not in a summary, which "auto" may mean."""
 
     effort: Effort | None = None
-    summary: None = None
-    generate_summary: None = None
+    summary: Literal["auto"] | None = None
+    generate_summary: Literal["auto"] | None = None
 
 
 class StreamOptions(Body):
@@ -218,7 +217,10 @@ class ResponsesRequest(Sampling):
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     chat_template_kwargs: JsonObject | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    # Reasoning goes back to the model as it came: it is not encrypted.
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
+        None
+    )
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     truncation: Literal["disabled"] | None = None
     stream: bool | None = None
@@ -267,7 +269,9 @@ class ResponsesRequest(Sampling):
             item.add_to(conversation)
         form = self.text.format if self.text else None
         effort = self.reasoning.effort if self.reasoning else None
-        told = bool(self.include) or self.top_logprobs is not None
+        told = (
+            "message.output_text.logprobs" in (self.include or []) or self.top_logprobs is not None
+        )
         return Turn(
             messages=conversation.messages,
             params=self.params(recommended),

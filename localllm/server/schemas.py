@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field
 
 from localllm.chat.structured import ANY_OBJECT
 from localllm.decoding.params import GenerationParams
 from localllm.errors import UsageError
+from localllm.server.body import Body, JsonObject
 from localllm.server.errors import ApiError
 
 MOST_CHOICES = 16  # to one prompt
 MOST_PROMPTS = 64  # of one request
 MOST_LIKELY = 20  # tokens told of at each place
-MOST_NESTED = 100  # levels of an object of any fields
-
-
-class Body(BaseModel):
-    """A JSON object with these fields and no others."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class TextPart(Body):
@@ -31,6 +23,11 @@ class TextPart(Body):
 
     type: Literal["text"]
     text: str
+
+
+def _as_parts(content: Any) -> Any:
+    """A text is short for one part: errors then name the place, and not both forms."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 class CalledFunction(Body):
@@ -53,7 +50,13 @@ class ChatMessage(Body):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: (
+        Annotated[
+            list[TextPart],
+            BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart]),
+        ]
+        | None
+    ) = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -67,9 +70,7 @@ class ChatMessage(Body):
 
     def plain(self) -> dict[str, Any]:
         """The message as templates take it."""
-        content = self.content or ""
-        if not isinstance(content, str):
-            content = "".join(part.text for part in content)
+        content = "".join(part.text for part in self.content or [])
         role = "system" if self.role == "developer" else self.role
         message: dict[str, Any] = {"role": role, "content": content}
         if self.name is not None:
@@ -116,27 +117,10 @@ class StreamOptions(Body):
     """What a stream tells besides the answer."""
 
     include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None
 
 
-def _bounded(value: dict[str, Any]) -> dict[str, Any]:
-    level: list[Any] = [value]
-    for _ in range(MOST_NESTED):
-        if any(isinstance(one, float) and not math.isfinite(one) for one in level):
-            raise PydanticCustomError("number", "JSON has finite numbers only")
-        level = [
-            inner
-            for one in level
-            if isinstance(one, (dict, list))
-            for inner in (one.values() if isinstance(one, dict) else one)
-        ]
-        if not level:
-            return value
-    raise PydanticCustomError("nested", "nests deeper than {most} levels", {"most": MOST_NESTED})
-
-
-JsonObject = Annotated[dict[str, Any], AfterValidator(_bounded)]
-Number = Annotated[float, Field(strict=False)]  # 1 is a number too
-Effort = Literal["none", "minimal", "low", "medium", "high"]  # of reasoning
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]  # of reasoning
 
 
 class Sampling(Body):
@@ -148,21 +132,21 @@ class Sampling(Body):
     """
 
     model: str | None = None
-    keep_alive: str | Number | None = None
-    temperature: Number | None = None
-    top_p: Number | None = None
+    keep_alive: str | float | None = None
+    temperature: float | None = None
+    top_p: float | None = None
     top_k: int | None = None
-    min_p: Number | None = None
-    frequency_penalty: Number | None = None
-    presence_penalty: Number | None = None
-    repetition_penalty: Number | None = None
-    repeat_penalty: Number | None = None
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    repeat_penalty: float | None = None
     repeat_last_n: int | None = None
     strategy: str | None = None
     sampler_order: str | None = None
     ignore_eos: bool | None = None
     num_ctx: Annotated[int, Field(ge=1)] | None = None
-    logit_bias: dict[str, Number] | None = None
+    logit_bias: dict[str, float] | None = None
     seed: int | None = None
 
     @property
@@ -216,6 +200,7 @@ class Generation(Sampling):
     prompt_cache_key: str | None = None  # every prefix is cached anyway
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
 
     @property
     def limit(self) -> int | None:
@@ -270,6 +255,8 @@ class ChatRequest(Generation):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] = 0
     reasoning_effort: Effort | None = None
+    verbosity: Literal["medium"] | None = None
+    modalities: list[Literal["text"]] | None = None
     chat_template_kwargs: JsonObject | None = None
 
     @property
@@ -303,6 +290,7 @@ class CompletionRequest(Generation):
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     suffix: None = None
+    best_of: Literal[1] | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from localllm.server.errors import ApiError, as_api_error
+
+PING_SECONDS = 15.0  # of silence
+_PING = b": ping\n\n"
 
 T = TypeVar("T")
 Event = dict[str, Any]
@@ -54,6 +58,9 @@ PLAIN_EVENTS = EventForm(lambda error, _: error.body, named=False)
 class EventStream(StreamingResponse):
     """Server-sent events; a failure on the way is an event too.
 
+    Where nothing comes for long, as while a long prompt is read, comments keep proxies from
+    closing the connection.
+
     Args:
         events: each becomes one.
         close: called in the end, also where the client went before the first event.
@@ -74,9 +81,24 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it all."""
+        last = time.monotonic()
+
+        async def noted(message: Message) -> None:
+            nonlocal last
+            last = time.monotonic()
+            await send(message)
+
+        async def ping() -> None:
+            while True:
+                await asyncio.sleep(max(0.01, last + PING_SECONDS - time.monotonic()))
+                if time.monotonic() >= last + PING_SECONDS:
+                    await noted({"type": "http.response.body", "body": _PING, "more_body": True})
+
+        pings = asyncio.create_task(ping())
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, noted)
         finally:
+            pings.cancel()
             self._close()
 
 

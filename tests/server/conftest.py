@@ -32,7 +32,15 @@ class Threaded:
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
-        config = uvicorn.Config(app, port=0, log_config=None, log_level="error", lifespan="on")
+        config = uvicorn.Config(
+            app,
+            port=0,
+            http="h11",
+            loop="asyncio",
+            log_config=None,
+            log_level="error",
+            lifespan="on",
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
