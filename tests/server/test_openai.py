@@ -196,7 +196,6 @@ def test_models(client):
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"n": 99}, "n"),
         ({"extra_body": {"nonsense": 1}}, "nonsense"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"messages": []}, "messages"),
         ({"max_tokens": 0}, "max_tokens"),
     ],
