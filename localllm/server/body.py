@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 MOST_NESTED = 100  # levels of an object of any fields
@@ -60,3 +60,12 @@ def _bounded(value: dict[str, Any]) -> dict[str, Any]:
 
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(_bounded)]
+
+
+def _no_number(value: Any) -> Any:
+    if not isinstance(value, bool):  # 0 is equal to False
+        raise PydanticCustomError("bool", "Input should be false")
+    return value
+
+
+Off = Annotated[Literal[False], BeforeValidator(_no_number)]  # what cannot be switched on

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from localllm.chat.structured import ANY_OBJECT
-from localllm.server.body import Body, JsonObject
+from localllm.server.body import Body, JsonObject, Off
 from localllm.server.conversation import Conversation
 from localllm.server.schemas import (
     MOST_LIKELY,
@@ -196,7 +196,7 @@ class Reasoning(Body):
 class StreamOptions(Body):
     """Nothing is mixed into the events."""
 
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Off | None = None
 
 
 class ResponsesRequest(Sampling):
@@ -225,10 +225,10 @@ class ResponsesRequest(Sampling):
     truncation: Literal["disabled"] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    store: Literal[False] | None = None
+    store: Off | None = None
     previous_response_id: None = None
     conversation: None = None
-    background: Literal[False] | None = None
+    background: Off | None = None
     service_tier: Literal["auto", "default"] | None = None
     metadata: dict[str, str] | None = None
     user: str | None = None

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from localllm.chat.structured import ANY_OBJECT
 from localllm.decoding.params import GenerationParams
 from localllm.errors import UsageError
-from localllm.server.body import Body, JsonObject
+from localllm.server.body import Body, JsonObject, Off
 from localllm.server.errors import ApiError
 
 MOST_CHOICES = 16  # to one prompt
@@ -117,7 +117,7 @@ class StreamOptions(Body):
     """What a stream tells besides the answer."""
 
     include_usage: bool = False
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Off | None = None
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]  # of reasoning
@@ -199,7 +199,7 @@ class Generation(Sampling):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None  # every prefix is cached anyway
     metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
+    store: Off | None = None
     service_tier: Literal["auto", "default"] | None = None
 
     @property
@@ -290,7 +290,7 @@ class CompletionRequest(Generation):
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     suffix: None = None
-    best_of: Literal[1] | None = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
