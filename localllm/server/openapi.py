@@ -54,7 +54,9 @@ def answering(
     """
     content: dict[str, Any] = {}
     if stream is not None:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": stream}}
+        event = {"data": {"type": "string"}, "event": {"type": "string"}}
+        described = {"description": stream, "properties": event, "required": ["data"]}
+        content["text/event-stream"] = {"schema": {"type": "object"} | described}
     whole: dict[str, Any] = {"description": "The answer.", "content": content}
     if document is None:
         content["text/plain"] = {"schema": {"type": "string"}}

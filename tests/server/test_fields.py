@@ -169,3 +169,17 @@ def test_what_is_refused_is_named_as_it_was_sent(client, changes, param):
     assert refused.value.body["param"].split(".")[0] in changes
     assert param in refused.value.body["param"]
     assert "literal" not in refused.value.body["param"]
+
+
+def test_what_agents_ask_of_responses(client):
+    """Reasoning comes whole and goes back as it came: no summary, no encryption is needed."""
+    answer = client.responses.create(
+        model="tiny-chat",
+        input=SUM,
+        max_output_tokens=4,
+        store=False,
+        reasoning={"effort": "low", "summary": "auto"},
+        include=["reasoning.encrypted_content"],
+        prompt_cache_key="a",
+    )
+    assert answer.output[0].content[0].logprobs == []
