@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -23,21 +22,21 @@ from localllm.server import (
     errors,
     logs,
     messages,
+    model_list,
     page,
     responses,
+    tokenization,
     tracing,
 )
 from localllm.server.access import KeyCheck, PageGuard, is_loopback
-from localllm.server.errors import ApiError
 from localllm.server.keep_alive import KEEP_ALIVE
 from localllm.server.limits import MOST_BYTES, BodyLimit
 from localllm.server.metrics import Metrics
-from localllm.server.models import Models, find_service
+from localllm.server.models import Models
 from localllm.server.openapi import DescribedApp, answering
 from localllm.server.paths import PlainRequests
 from localllm.server.records import Recorder, Reporter
-from localllm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
-from localllm.server.slots import Slot, Source
+from localllm.server.slots import Source
 
 router = APIRouter()
 
@@ -114,7 +113,17 @@ def create_app(
     app.state.metrics = metrics
     errors.install(app)
     app.include_router(router)
-    for part in (chat_completions, completions, page, embeddings, responses, messages, admin):
+    for part in (
+        page,
+        model_list,
+        chat_completions,
+        completions,
+        responses,
+        messages,
+        embeddings,
+        tokenization,
+        admin,
+    ):
         app.include_router(part.router)
     app.include_router(admin.adapters)
     _add_layers(app, options, reporters)
@@ -132,71 +141,6 @@ async def metrics(request: Request) -> Response:
     """What the server counts, for Prometheus."""
     counted: Metrics = request.app.state.metrics
     return Response(counted.page(), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/v1/models", **answering(documents.ModelList))
-async def models(request: Request) -> dict[str, Any]:
-    """The models that can be asked for."""
-    served: Models = request.app.state.models
-    data = [
-        _described(slot, served.created, adapter)
-        for slot in served.slots.values()
-        for adapter in (None, *slot.adapters)
-    ]
-    return {"object": "list", "data": data}
-
-
-@router.get("/v1/models/{name:path}", **answering(documents.Model))
-async def model(name: str, request: Request) -> dict[str, Any]:
-    """One of them."""
-    served: Models = request.app.state.models
-    slot = served.find(name)
-    return _described(slot, served.created, served.split(name)[1])
-
-
-@router.post("/tokenize", **answering(documents.Tokens))
-async def tokenize(asked: TokenizeRequest, request: Request) -> dict[str, Any]:
-    """The token ids of a text."""
-    tokenizer = (await find_service(request, asked.model)).engine.tokenizer
-    special, parse = asked.add_special, asked.parse_special
-    return {"tokens": tokenizer.encode(asked.content, add_special=special, parse_special=parse)}
-
-
-@router.post("/detokenize", **answering(documents.Text))
-async def detokenize(asked: DetokenizeRequest, request: Request) -> dict[str, Any]:
-    """The text of token ids."""
-    tokenizer = (await find_service(request, asked.model)).engine.tokenizer
-    for token in asked.tokens:
-        if not 0 <= token < tokenizer.vocab_size:
-            raise ApiError(
-                400, f"tokens: {token} must be >= 0 and < {tokenizer.vocab_size}", "tokens"
-            )
-    return {"content": tokenizer.decode(asked.tokens)}
-
-
-@router.post("/apply-template", **answering(documents.Prompt))
-async def apply_template(asked: TemplateRequest, request: Request) -> dict[str, Any]:
-    """The prompt that the model's template makes of a conversation."""
-    session = (await find_service(request, asked.model)).session
-    messages = [message.plain() for message in asked.messages]
-    return {"prompt": session.prompt(messages, **(asked.chat_template_kwargs or {}))}
-
-
-def _described(slot: Slot, created: int, adapter: str | None) -> dict[str, Any]:
-    """A model, alone or with an adapter, as the API lists it."""
-    name = slot.source.name
-    found: dict[str, Any] = {
-        "id": name if adapter is None else f"{name}:{adapter}",
-        "object": "model",
-        "created": created,
-        "owned_by": "localllm",
-        "loaded": slot.service is not None,
-    }
-    if adapter is not None:
-        found["parent"] = name
-    if slot.service is not None:
-        found["context_length"] = slot.service.engine.context
-    return found
 
 
 def _add_layers(app: FastAPI, options: ServerOptions, reporters: list[Reporter]) -> None:

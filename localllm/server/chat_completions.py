@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from localllm.chat.call_parser import ToolCall
+from localllm.server.completions_schemas import ChatRequest
 from localllm.server.counts import likelihood, timings, usage
 from localllm.server.documents import ChatCompletion
 from localllm.server.openapi import PLAIN_STREAM, answering
 from localllm.server.replying import head, respond
-from localllm.server.schemas import ChatRequest
 from localllm.server.service import Service
 from localllm.server.turns import Piece, Turn, TurnAnswers
 

@@ -11,11 +11,11 @@ from fastapi.responses import Response
 
 from localllm.decoding.logprobs import Logprob
 from localllm.engine.sequence import Token
+from localllm.server.completions_schemas import CompletionRequest
 from localllm.server.counts import timings, usage
 from localllm.server.documents import Completion
 from localllm.server.openapi import PLAIN_STREAM, answering
 from localllm.server.replying import head, respond
-from localllm.server.schemas import CompletionRequest
 from localllm.server.service import Service
 
 router = APIRouter(prefix="/v1")

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from localllm.decoding.params import GenerationParams
 from localllm.server.body import Body, JsonObject
 from localllm.server.conversation import Conversation
-from localllm.server.schemas import Sampling
+from localllm.server.sampling import Sampling
 from localllm.server.turns import Turn
 
 

@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from localllm.server.models import find_service
-from localllm.server.schemas import Sampling
+from localllm.server.sampling import Sampling
 from localllm.server.service import Answers, Service
 from localllm.server.streaming import PLAIN_EVENTS, EventForm, EventStream, unless_gone
 

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from localllm.chat.structured import ANY_OBJECT
 from localllm.server.body import Body, JsonObject, Off
 from localllm.server.conversation import Conversation
-from localllm.server.schemas import (
+from localllm.server.sampling import (
     MOST_LIKELY,
     Effort,
     Sampling,

@@ -1,0 +1,95 @@
+"""What every request for text may ask of its answers, in whichever API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from localllm.decoding.params import GenerationParams
+from localllm.errors import UsageError
+from localllm.server.body import Body
+from localllm.server.errors import ApiError
+
+MOST_LIKELY = 20  # tokens told of at each place
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]  # of reasoning
+
+
+class Sampling(Body):
+    """What every request for text may ask, in whichever API.
+
+    Attributes:
+        limit: most tokens of an answer; -1, like None: until it ends.
+        stops: texts that end an answer.
+    """
+
+    model: str | None = None
+    keep_alive: str | float | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    strategy: str | None = None
+    sampler_order: str | None = None
+    ignore_eos: bool | None = None
+    num_ctx: Annotated[int, Field(ge=1)] | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """See above."""
+        raise NotImplementedError
+
+    @property
+    def stops(self) -> str | list[str] | None:
+        """See above."""
+        raise NotImplementedError
+
+    def params(self, recommended: dict[str, Any]) -> GenerationParams:
+        """The checked wishes, over what the model's file recommends.
+
+        Raises:
+            ApiError: a value is impossible; names the field.
+        """
+        fields = set(GenerationParams.__dataclass_fields__)
+        given = {
+            name: value
+            for name, value in self.model_dump(include=fields).items()
+            if value is not None
+        }
+        if self.repetition_penalty is not None:
+            given["repeat_penalty"] = self.repetition_penalty
+        if self.logit_bias is not None:
+            given["logit_bias"] = _biases(self.logit_bias)
+        given["max_tokens"] = None if self.limit == -1 else self.limit
+        if self.stops is not None:
+            given["stop"] = self.stops
+        try:
+            return GenerationParams(**{**recommended, **given})
+        except UsageError as error:
+            # The flags of the command line have the same names.
+            flag, _, rest = str(error).partition(" ")
+            field = flag.removeprefix("--").replace("-", "_")
+            raise ApiError(400, f"{field} {rest}", field, "invalid_value") from error
+
+
+def effort_variables(effort: Effort | None) -> dict[str, Any]:
+    """Variables of the template that ask for so much reasoning."""
+    if effort is None:
+        return {}
+    return {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+
+
+def _biases(entries: dict[str, float]) -> dict[int, float]:
+    biases = {}
+    for token, bias in entries.items():
+        if not (token.isascii() and token.isdecimal()):
+            raise ApiError(400, f"logit_bias {token!r}: is no token id", "logit_bias")
+        biases[int(token)] = bias
+    return biases
