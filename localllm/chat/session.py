@@ -7,7 +7,7 @@ from typing import Any
 
 from localllm.chat.answer import Answer, Engine
 from localllm.chat.reasoning import TAGS
-from localllm.chat.template import Message, RefusedError, load_template
+from localllm.chat.template import Message, RefusedError, TemplateError, load_template
 from localllm.decoding.params import GenerationParams
 
 _PRIVATE_USE = range(0xF0000, 0x10FFFE)  # code points that no text needs
@@ -33,11 +33,23 @@ class ChatSession:
             eos_token=self._text_of(tokenizer.eos_id),
         )
 
-    def prompt(self, messages: Sequence[Message], **variables: Any) -> str:
+    def prompt(
+        self, messages: Sequence[Message], *, continue_final: bool = False, **variables: Any
+    ) -> str:
         """The text that the model is to continue; `variables` are further ones of the template.
 
         A template that refuses a system message gets it as the head of the first user message.
+        With `continue_final` the text ends where the last message does, which then goes on.
+
+        Raises:
+            TemplateError: the conversation cannot be rendered.
         """
+        if continue_final:
+            whole = self.prompt(messages, **variables, add_generation_prompt=False)
+            said = str(messages[-1]["content"]).strip()
+            if said not in whole:
+                raise TemplateError("the chat template does not show the last message as it is")
+            return whole[: whole.rindex(said) + len(said)]
         if self.template is None:
             return "\n\n".join(str(message["content"]) for message in messages)
         if self.think is not None:

@@ -43,6 +43,7 @@ class ChatReply:
                 params=asked.params(service.recommended),
                 count=asked.n,
                 variables=asked.variables,
+                continue_final=asked.continues,
                 schema=asked.response_format.wanted,
                 context=asked.num_ctx,
                 logprobs=asked.top_logprobs if asked.logprobs else None,

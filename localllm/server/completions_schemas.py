@@ -189,12 +189,21 @@ class ChatRequest(Generation):
     verbosity: Literal["medium"] | None = None
     modalities: list[Literal["text"]] | None = None
     chat_template_kwargs: JsonObject | None = None
+    continue_final_message: bool = False
 
     @property
     def limit(self) -> int | None:
         """See `Sampling`."""
         given = self.max_completion_tokens
         return self.max_tokens if given is None else given
+
+    @property
+    def continues(self) -> bool:
+        """Whether the last message is to go on; ApiError where it is not the assistant's."""
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            text = "continue_final_message: the last message is not the assistant's"
+            raise ApiError(400, text, "continue_final_message", "invalid_value")
+        return self.continue_final_message
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from localllm.decoding.params import GenerationParams
 from localllm.errors import UsageError
@@ -24,7 +24,8 @@ class Sampling(Body):
     """
 
     model: str | None = None
-    keep_alive: str | float | None = None
+    # LM Studio's name for it is `ttl`.
+    keep_alive: str | float | None = Field(None, validation_alias=AliasChoices("keep_alive", "ttl"))
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

@@ -26,6 +26,7 @@ class Turn:
         params: how to answer.
         count: of answers.
         variables: further ones of the template.
+        continue_final: whether the last message, the assistant's, is to go on.
         schema: JSON schema of the answer, after its reasoning; None: any text.
         context: most tokens of prompt and answer; None: as the model is served.
         logprobs: how many of the likeliest tokens are told with each; None: not even its own.
@@ -38,6 +39,7 @@ class Turn:
     params: GenerationParams
     count: int = 1
     variables: dict[str, Any] = field(default_factory=dict)
+    continue_final: bool = False
     schema: Mapping[str, Any] | None = None
     context: int | None = None
     logprobs: int | None = None
@@ -78,7 +80,9 @@ def encode(service: Service, turn: Turn) -> tuple[str, list[int]]:
     """
     tools = turn.tools if turn.tool_choice != "none" else []
     messages, shown = service.tools.prepare(turn.messages, tools)
-    return service.session.encode(messages, tools=shown, **turn.variables)
+    return service.session.encode(
+        messages, tools=shown, continue_final=turn.continue_final, **turn.variables
+    )
 
 
 class TurnAnswers:

@@ -174,6 +174,21 @@ def test_a_schema_that_cannot_be_enforced_is_refused(client):
         client.chat.completions.create(messages=HELLO, response_format=form, **GREEDY)
 
 
+def test_the_last_message_goes_on(client):
+    asked = {"temperature": 0, "model": "tiny-chat"}
+    question = {"role": "user", "content": "What is 12 + 30?"}
+    whole = client.chat.completions.create(messages=[question], **asked).choices[0].message.content
+    begun = {"role": "assistant", "content": whole[:9]}
+    rest = client.chat.completions.create(
+        messages=[question, begun], extra_body={"continue_final_message": True}, **asked
+    )
+    assert begun["content"] + rest.choices[0].message.content == whole
+    with pytest.raises(openai.BadRequestError, match="is not the assistant's"):
+        client.chat.completions.create(
+            messages=[question], extra_body={"continue_final_message": True}, **asked
+        )
+
+
 def test_models(client):
     assert [model.id for model in client.models.list()] == ["tiny-chat"]
 
