@@ -60,3 +60,13 @@ def _bounded(value: dict[str, Any]) -> dict[str, Any]:
 
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(_bounded)]
+
+
+def _free(value: dict[str, Any]) -> dict[str, Any]:
+    for name in ("messages", "tools", "self"):
+        if name in value:
+            raise PydanticCustomError("taken", "{name} is no variable to set", {"name": name})
+    return value
+
+
+Variables = Annotated[JsonObject, AfterValidator(_free)]  # further ones of a chat template

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from localllm.chat.structured import ANY_OBJECT
 from localllm.decoding.params import GenerationParams
 from localllm.errors import UsageError
-from localllm.server.body import Body, JsonObject
+from localllm.server.body import Body, JsonObject, Variables
 from localllm.server.errors import ApiError
 
 MOST_CHOICES = 16  # to one prompt
@@ -257,7 +257,7 @@ class ChatRequest(Generation):
     reasoning_effort: Effort | None = None
     verbosity: Literal["medium"] | None = None
     modalities: list[Literal["text"]] | None = None
-    chat_template_kwargs: JsonObject | None = None
+    chat_template_kwargs: Variables | None = None
 
     @property
     def limit(self) -> int | None:
@@ -331,7 +331,7 @@ class TemplateRequest(Body):
 
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    chat_template_kwargs: JsonObject | None = None
+    chat_template_kwargs: Variables | None = None
 
 
 def effort_variables(effort: Effort | None) -> dict[str, Any]:
@@ -344,7 +344,8 @@ def effort_variables(effort: Effort | None) -> dict[str, Any]:
 def _biases(entries: dict[str, float]) -> dict[int, float]:
     biases = {}
     for token, bias in entries.items():
-        if not (token.isascii() and token.isdecimal()):
-            raise ApiError(400, f"logit_bias {token!r}: is no token id", "logit_bias")
+        # The digits of a number that no vocabulary reaches are not even read: Python refuses 5000.
+        if not (token.isascii() and token.isdecimal() and len(token) <= 20):
+            raise ApiError(400, f"logit_bias {token[:40]!r}: is no token id", "logit_bias")
         biases[int(token)] = bias
     return biases
