@@ -7,6 +7,7 @@ import os
 from typing import Annotated, Any
 
 from localllm.cli.options import OutputOptions, option, with_options
+from localllm.errors import LocalLLMError
 from localllm.units import in_bytes
 
 AdminKey = Annotated[
@@ -26,11 +27,23 @@ def command(admin_key: AdminKey = None, *, output: OutputOptions) -> None:
     from localllm.server.running import running_servers
 
     key = admin_key or os.environ.get("LOCALLLM_ADMIN_KEY")
-    found = [{"url": server.url} | ask(server, "/admin/ps", key) for server in running_servers()]
+    found: list[dict[str, Any]] = []
+    failures = []
+    for server in running_servers():
+        try:
+            found.append({"url": server.url} | ask(server, "/admin/ps", key))
+        except LocalLLMError as error:  # the others are shown all the same
+            failures.append(str(error))
     if output.json:
         print(json.dumps({"servers": found}, ensure_ascii=False))
-        return
-    if not found:
+    else:
+        _show(found, bool(failures))
+    if failures:
+        raise LocalLLMError("; ".join(failures))
+
+
+def _show(found: list[dict[str, Any]], more: bool) -> None:
+    if not found and not more:
         print("no server is running; `localllm serve MODEL` starts one")
     for server in found:
         print(f"{server['url']} (process {server['pid']})")

@@ -198,6 +198,9 @@ def _named(models: list[str] | list[str | None], aliases: list[str]) -> dict[str
             hint = f"MODEL=NAME with one of {', '.join(names.values())}"
             raise UsageError(f"--alias {alias}: names none of the models", hint)
         names[meant[0]] = name
+    for name in names.values():
+        if not name.isprintable():  # nor does every such name have a form in UTF-8
+            raise UsageError(f"{name!r} is no name to ask for", "--alias MODEL=NAME gives another")
     served = {names[given]: model for given, model in found.items()}
     if len(served) < len(found):
         twice = next(name for name in served if list(names.values()).count(name) > 1)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from localllm.decoding.grammar import Grammar
-from localllm.errors import LocalLLMError, UsageError
+from localllm.errors import UsageError
 from localllm.tokenize.base import Tokenizer
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Constraint(Protocol):
             logits: float32[vocab], or wider as models pad it.
 
         Raises:
-            LocalLLMError: no token may come, or following the grammar takes too much work.
+            UsageError: no token may come, or following the grammar takes too much work.
         """
 
     def accept(self, token: int) -> None:
@@ -116,7 +116,7 @@ class GrammarConstraint:
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
             reason = _reason(self._matcher)
-            raise LocalLLMError(f"the answer cannot go on as its format demands: {reason}")
+            raise UsageError(f"the answer cannot go on as its format demands: {reason}")
         bits = np.unpackbits(self._bits.view(np.uint8), count=self._size, bitorder="little")
         np.copyto(logits[: self._size], np.float32(-np.inf), where=bits == 0)
         logits[self._size :] = -np.inf

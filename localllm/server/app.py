@@ -29,6 +29,7 @@ from localllm.server import (
     tracing,
 )
 from localllm.server.access import KeyCheck, PageGuard, is_loopback
+from localllm.server.json_text import JSON
 from localllm.server.keep_alive import KEEP_ALIVE
 from localllm.server.limits import MOST_BYTES, BodyLimit
 from localllm.server.metrics import Metrics
@@ -105,6 +106,7 @@ def create_app(
         summary="Language models on this machine.",
         version=__version__,
         lifespan=lifespan,
+        default_response_class=JSON,
         redirect_slashes=False,
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,

@@ -69,3 +69,13 @@ def _no_number(value: Any) -> Any:
 
 
 Off = Annotated[Literal[False], BeforeValidator(_no_number)]  # what cannot be switched on
+
+
+def _free(value: dict[str, Any]) -> dict[str, Any]:
+    for name in ("messages", "tools", "self", "continue_final"):
+        if name in value:
+            raise PydanticCustomError("taken", "{name} is no variable to set", {"name": name})
+    return value
+
+
+Variables = Annotated[JsonObject, AfterValidator(_free)]  # further ones of a chat template

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from localllm.chat.structured import ANY_OBJECT
-from localllm.server.body import Body, JsonObject, Off
+from localllm.server.body import Body, JsonObject, Off, Variables
 from localllm.server.errors import ApiError
 from localllm.server.sampling import MOST_LIKELY, Effort, Sampling, effort_variables
 
@@ -188,7 +188,7 @@ class ChatRequest(Generation):
     reasoning_effort: Effort | None = None
     verbosity: Literal["medium"] | None = None
     modalities: list[Literal["text"]] | None = None
-    chat_template_kwargs: JsonObject | None = None
+    chat_template_kwargs: Variables | None = None
     continue_final_message: bool = False
 
     @property

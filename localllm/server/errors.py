@@ -7,12 +7,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from localllm.chat.template import TemplateError
 from localllm.engine.worker import QueueFullError
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
+from localllm.server.json_text import JSON
 
 RETRY_SECONDS = 1
 ANTHROPIC_PATH = "/v1/messages"
@@ -77,27 +77,27 @@ def as_api_error(error: BaseException) -> ApiError:
     return ApiError(500, "an internal error; the server's log has more")
 
 
-def response(error: BaseException, path: str) -> JSONResponse:
+def response(error: BaseException, path: str) -> JSON:
     """The HTTP response to a failure on a path, in the form of the path's API."""
     found = as_api_error(error)
     headers = {"Retry-After": str(RETRY_SECONDS)} if found.status == 503 else {}
     if found.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = found.anthropic_body if path.startswith(ANTHROPIC_PATH) else found.body
-    return JSONResponse(body, found.status, headers)
+    return JSON(body, found.status, headers)
 
 
 def install(app: FastAPI) -> None:
     """Let every failure of the app's routes be answered in the form of its API."""
 
-    async def failed(request: Request, error: Exception) -> JSONResponse:
+    async def failed(request: Request, error: Exception) -> JSON:
         return response(error, request.url.path)
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> JSON:
         assert isinstance(error, RequestValidationError)
         return response(_invalid(error.errors()[0], error.body), request.url.path)
 
-    async def refused(request: Request, error: Exception) -> JSONResponse:
+    async def refused(request: Request, error: Exception) -> JSON:
         assert isinstance(error, HTTPException)
         message = f"{request.method} {request.url.path}: {error.detail}"
         found = response(ApiError(error.status_code, message), request.url.path)

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from localllm.decoding.params import GenerationParams
-from localllm.server.body import Body, JsonObject
+from localllm.server.body import Body, JsonObject, Variables
 from localllm.server.conversation import Conversation
 from localllm.server.sampling import Sampling
 from localllm.server.turns import Turn
@@ -224,7 +224,7 @@ class Asked(Cached):
     tool_choice: Annotated[ToolChoice | NamedTool, Discriminator("type")] | None = None
     thinking: Annotated[ThinkingOn | ThinkingLeft, Discriminator("type")] | None = None
     output_config: OutputConfig | None = None
-    chat_template_kwargs: JsonObject | None = None
+    chat_template_kwargs: Variables | None = None
 
     @field_validator("messages")
     @classmethod

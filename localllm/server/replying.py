@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
+from localllm.server.json_text import JSON
 from localllm.server.models import find_service
 from localllm.server.sampling import Sampling
 from localllm.server.service import Answers, Service
@@ -46,7 +47,7 @@ async def respond(
     if stream:
         return EventStream(reply.events(), reply.answers.close, form)
     try:
-        return JSONResponse(await unless_gone(request, reply.document()))
+        return JSON(await unless_gone(request, reply.document()))
     finally:
         reply.answers.close()
 

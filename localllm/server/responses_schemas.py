@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from localllm.chat.structured import ANY_OBJECT
-from localllm.server.body import Body, JsonObject, Off
+from localllm.server.body import Body, JsonObject, Off, Variables
 from localllm.server.conversation import Conversation
 from localllm.server.sampling import (
     MOST_LIKELY,
@@ -216,7 +216,7 @@ class ResponsesRequest(Sampling):
     max_tool_calls: None = None
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
-    chat_template_kwargs: JsonObject | None = None
+    chat_template_kwargs: Variables | None = None
     # Reasoning goes back to the model as it came: it is not encrypted.
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
         None

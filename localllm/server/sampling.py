@@ -90,7 +90,8 @@ def effort_variables(effort: Effort | None) -> dict[str, Any]:
 def _biases(entries: dict[str, float]) -> dict[int, float]:
     biases = {}
     for token, bias in entries.items():
-        if not (token.isascii() and token.isdecimal()):
-            raise ApiError(400, f"logit_bias {token!r}: is no token id", "logit_bias")
+        # The digits of a number that no vocabulary reaches are not even read: Python refuses 5000.
+        if not (token.isascii() and token.isdecimal() and len(token) <= 20):
+            raise ApiError(400, f"logit_bias {token[:40]!r}: is no token id", "logit_bias")
         biases[int(token)] = bias
     return biases

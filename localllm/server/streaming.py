@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -15,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from localllm.server.errors import ApiError, as_api_error
+from localllm.server.json_text import as_json
 
 PING_SECONDS = 15.0  # of silence
 _PING = b": ping\n\n"
@@ -117,8 +117,7 @@ async def _encoded(events: AsyncGenerator[Event, None], form: EventForm) -> Asyn
 
 def _written(event: Event, form: EventForm) -> bytes:
     name = f"event: {event['type']}\n" if form.named else ""
-    data = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-    return f"{name}data: {data}\n\n".encode()
+    return b"%sdata: %s\n\n" % (name.encode(), as_json(event))
 
 
 async def _disconnect(request: Request) -> None:

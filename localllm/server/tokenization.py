@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from localllm.server import documents
-from localllm.server.body import Body, JsonObject
+from localllm.server.body import Body, Variables
 from localllm.server.completions_schemas import ChatMessage
 from localllm.server.errors import ApiError
 from localllm.server.models import find_service
@@ -38,7 +38,7 @@ class TemplateRequest(Body):
 
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    chat_template_kwargs: JsonObject | None = None
+    chat_template_kwargs: Variables | None = None
 
 
 @router.post("/tokenize", **answering(documents.Tokens))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import openai
 import pytest
 
@@ -183,3 +184,47 @@ def test_what_agents_ask_of_responses(client):
         prompt_cache_key="a",
     )
     assert answer.output[0].content[0].logprobs == []
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "self"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/apply-template"])
+def test_what_is_no_variable_of_a_template(server, path, name):
+    asked = {"messages": SUM, "chat_template_kwargs": {name: 1}}
+    refused = httpx.post(server.url + path, json=asked)
+    assert refused.status_code == 400
+    assert f"{name} is no variable" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("token", ["9" * 5000, "-1", "x"])
+def test_what_is_no_token_id(server, token):
+    refused = httpx.post(
+        f"{server.url}/v1/chat/completions", json={"messages": SUM, "logit_bias": {token: 1}}
+    )
+    assert refused.status_code == 400
+    assert "is no token id" in refused.json()["error"]["message"]
+
+
+def test_a_schema_that_nothing_satisfies(server):
+    wanted = {"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}
+    refused = httpx.post(
+        f"{server.url}/v1/chat/completions", json={"messages": SUM, "response_format": wanted}
+    )
+    assert refused.status_code == 400
+    assert "nothing satisfies it" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/completions", r'{"prompt": "\ud800", "echo": true, "max_tokens": 1}', 200),
+        ("/v1/responses", r'{"input": "x", "user": "\ud800", "max_output_tokens": 1}', 200),
+        ("/apply-template", r'{"messages": [{"role": "user", "content": "\ud800"}]}', 200),
+        ("/v1/completions", r'{"prompt": "x", "strategy": "\ud800"}', 400),
+    ],
+)
+def test_half_of_a_surrogate_pair(server, path, body, status):
+    """JSON can spell it out, UTF-8 cannot."""
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(server.url + path, content=body, headers=headers)
+    assert answer.status_code == status, answer.text
+    answer.json()
