@@ -23,7 +23,7 @@ COMMANDS = {
     "cache": "Show or clear the packed weights kept on disk.",
     "serve": "Serve models to other programs, the way OpenAI does.",
     "ps": "Show the models of the running servers.",
-    "stop": "Unload a model of a running server, or end the server.",
+    "stop": "Unload a model of a running server; without MODEL, end the server.",
     "bench": "Measure the speed of a model on this machine.",
     "doctor": "Describe this machine, and what of it is used.",
 }
