@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import ssl
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from localllm.errors import LocalLLMError
 
+HEAD_SECONDS = 30.0  # that a client may take to send a request's head
+MOST_FILES = 65536  # open at once
 DRAIN_SECONDS = 30  # that answers under way may take when the server is to end
 
 
@@ -54,7 +60,7 @@ def listen(app: FastAPI, address: Address, ready: Callable[[str], None]) -> None
     config = uvicorn.Config(
         app,
         loop="asyncio",  # whatever else is installed: only h11 bounds the heads of requests
-        http="h11",
+        http=_Connection,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -64,10 +70,61 @@ def listen(app: FastAPI, address: Address, ready: Callable[[str], None]) -> None
         ssl_certfile=address.certificate,
         ssl_keyfile=address.key,
     )
+    _allow_connections()
     with _listener(address) as listener:
         listener.listen(1024)
         ready(_url(address, listener))
         _Server(config).run(sockets=[listener])
+
+
+class _Connection(H11Protocol):
+    """Ends where the head of a request does not come in time: its bytes, or any at all."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest of a head, where a piece of one has come."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self._end)
+
+    def _end(self) -> None:
+        # A later request may have come whole meanwhile, and be answered now.
+        if self.conn.their_state is h11.IDLE:
+            self.transport.close()
+
+    def _stop(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+def _allow_connections() -> None:
+    """Let the process open as many files as it may: by default often 1024, one a connection."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 class _Server(uvicorn.Server):

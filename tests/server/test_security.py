@@ -321,3 +321,19 @@ def test_what_keys_and_certificates_cannot_be(tmp_path, certificate):
         assert failed.returncode in (1, 2), flags
         assert failed.stderr.count("\n") == 1, failed.stderr
         assert word in failed.stderr, failed.stderr
+
+
+def test_a_head_that_does_not_come():
+    """The connection ends, whether a piece of the head has come or nothing."""
+    program = "from localllm.server import listening; listening.HEAD_SECONDS = 0.5; "
+    command = [PROGRAM[0], "-c", program + PROGRAM[2], "serve", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            port = urlsplit(process.stderr.readline().split()[-1]).port
+            for piece in (b"", b"GET /health HTTP/1.1\r\nHo"):
+                with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                    connection.sendall(piece)
+                    assert connection.recv(1) == b""
+            assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+        finally:
+            process.terminate()
