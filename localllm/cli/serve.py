@@ -226,6 +226,8 @@ def _adapters(given: list[str], models: list[str]) -> dict[str, dict[str, Path]]
 def _address(given: AddressOptions) -> Address:
     from localllm.server.listening import Address
 
+    if not given.host:  # which the system takes for every address
+        raise UsageError("--host: must be an address", "0.0.0.0 listens on all of this machine")
     if not 0 <= given.port <= 65535:
         raise UsageError(f"--port {given.port}: must be >= 0 and <= 65535")
     if (given.tls_cert is None) != (given.tls_key is None):
