@@ -85,7 +85,7 @@ class Program {
     std::vector<int> widths;  // of the buffers
     std::vector<std::unique_ptr<Operation>> operations;
     std::vector<RotationSpec> rotations;
-    std::vector<Output> outputs;  // each buffer once
+    std::vector<Output> outputs;                       // each buffer once
     std::map<int, std::unique_ptr<Adapter>> adapters;  // by number; none is given twice
 
     // Packs a weight of GGUF rows on all threads; returns its id.
