@@ -10,16 +10,17 @@ SHARED = Path(__file__).parents[2] / "shared"
 @pytest.fixture(scope="session")
 def vocabs() -> Path:
     """The folder of reference vocabularies; the test is skipped where it is absent."""
-    folder = SHARED / "data" / "vocabs"
-    if not folder.is_dir():
-        pytest.skip("no shared vocabularies beside this checkout")
-    return folder
+    return _shared("vocabs")
 
 
 @pytest.fixture(scope="session")
 def templates() -> Path:
     """The folder of real models' chat templates; the test is skipped where it is absent."""
-    folder = SHARED / "data" / "templates"
+    return _shared("templates")
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED / "data" / name
     if not folder.is_dir():
-        pytest.skip("no shared templates beside this checkout")
+        pytest.skip(f"no shared {name} beside this checkout")
     return folder

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -70,6 +71,13 @@ class Blocks:
         self._tokens = 0
         self._open: Block | None = None
         self._untold: list[Logprob] = []  # of tokens whose text is held back so far
+
+    async def gather(self, pieces: AsyncGenerator[Piece, None]) -> None:
+        """Take all pieces of an answer that is not streamed."""
+        async with aclosing(pieces):
+            async for piece in pieces:
+                for _ in self.add(piece):
+                    pass
 
     def add(self, piece: Piece) -> Iterator[Change]:
         """What a piece changes."""

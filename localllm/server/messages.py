@@ -69,10 +69,7 @@ class MessagesReply:
 
     async def document(self) -> dict[str, Any]:
         """The message, when it is complete."""
-        async with aclosing(self._turn.pieces()) as pieces:
-            async for piece in pieces:
-                for _ in self._blocks.add(piece):
-                    pass
+        await self._blocks.gather(self._turn.pieces())
         content = [_content(block) for block in self._blocks.all]
         return self._frame | {"content": content, "usage": self._usage()} | self._ending()
 

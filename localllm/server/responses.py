@@ -61,10 +61,7 @@ class ResponsesReply:
 
     async def document(self) -> dict[str, Any]:
         """The response, when it is complete."""
-        async with aclosing(self._turn.pieces()) as pieces:
-            async for piece in pieces:
-                for _ in self._blocks.add(piece):
-                    pass
+        await self._blocks.gather(self._turn.pieces())
         return self._response(self._status)
 
     async def events(self) -> AsyncGenerator[Event, None]:

@@ -11,16 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from localllm.chat.call_formats import (
-    DEEPSEEK,
-    DEEPSEEK_PLAIN,
-    HERMES,
-    LLAMA,
-    MISTRAL,
-    MISTRAL_ARGS,
-    QWEN_CODER,
-    CallFormat,
-)
+from localllm.chat.call_formats import HERMES, LLAMA, MISTRAL_ARGS, QWEN_CODER, CallFormat
 from localllm.chat.reasoning import ReasoningParser
 from localllm.chat.session import ChatSession
 from localllm.chat.template import ChatTemplate
@@ -30,10 +21,10 @@ from localllm.errors import UsageError
 from localllm.gguf import GGUFFile
 from localllm.tokenize import StreamingDetokenizer, load_tokenizer
 from tests.chat.fakes import FakeEngine
+from tests.chat.test_call_parser import FORMATS
 from tests.decoding.test_constraint import accept_text, allowed, compiler, random_text, tiny_chat
 from tests.tokenize.building import byte_pair, model_file
 
-FORMATS = [HERMES, QWEN_CODER, LLAMA, MISTRAL, MISTRAL_ARGS, DEEPSEEK, DEEPSEEK_PLAIN]
 WEATHER = {
     "type": "object",
     "properties": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import uvicorn
@@ -25,6 +27,26 @@ from localllm.server.service import Service
 from localllm.server.slots import Source
 
 PROGRAM = [sys.executable, "-c", "from localllm.cli.app import main; main()"]
+
+JSON = {"content-type": "application/json"}
+PLACE = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Bern", "Rom"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def named_events(url: str, body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every event of a stream whose events have names, and its JSON as it stands on the wire."""
+    blocks = httpx.post(url, json=body, timeout=60).text.split("\n\n")
+    assert blocks.pop() == ""
+    for block in blocks:
+        name, data = block.split("\n")
+        data = data.removeprefix("data: ")
+        event = json.loads(data)
+        assert name == f"event: {event['type']}"
+        yield event, data
 
 
 class Threaded:

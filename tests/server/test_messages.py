@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from localllm.server.messages_schemas import MessagesRequest
 from localllm.server.turns import TurnAnswers
-from tests.server.conftest import engine_answer
+from tests.server.conftest import JSON, PLACE, engine_answer, named_events
 from tests.server.pieces import THINKS_SPEAKS_CALLS, answer_with, piece
 
 HELLO = [{"role": "user", "content": "Hello, who are you?"}]
@@ -28,13 +28,6 @@ WEATHER = {
     },
     "cache_control": {"type": "ephemeral"},
 }
-PLACE = {
-    "type": "object",
-    "properties": {"city": {"enum": ["Bern", "Rom"]}},
-    "required": ["city"],
-    "additionalProperties": False,
-}
-JSON = {"content-type": "application/json"}
 EVENT = TypeAdapter(RawMessageStreamEvent)
 
 
@@ -56,15 +49,10 @@ def turn_of(messages, **asked):
 def events_of(server, **asked):
     """Every event of a stream, validated as it stands on the wire."""
     body = {"stream": True, "messages": HELLO, "max_tokens": 24, "temperature": 0, **asked}
-    lines = httpx.post(f"{server.url}/v1/messages", json=body, timeout=60).text.split("\n\n")
-    assert lines.pop() == ""
     events = []
-    for block in lines:
-        name, data = block.split("\n")
-        event = json.loads(data.removeprefix("data: "))
-        assert name == f"event: {event['type']}"
+    for event, data in named_events(f"{server.url}/v1/messages", body):
         if event["type"] not in ("ping", "error"):
-            EVENT.validate_json(data.removeprefix("data: "), strict=True)
+            EVENT.validate_json(data, strict=True)
         events.append(event)
     return events
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from localllm.server.responses_schemas import ResponsesRequest
 from localllm.server.turns import TurnAnswers
-from tests.server.conftest import engine_answer
+from tests.server.conftest import JSON, PLACE, engine_answer, named_events
 from tests.server.pieces import THINKS_SPEAKS_CALLS, answer_with, piece
 
 GREEDY = {"model": "tiny-chat", "temperature": 0, "max_output_tokens": 24}
@@ -30,13 +30,6 @@ WEATHER = {
     },
     "strict": True,
 }
-PLACE = {
-    "type": "object",
-    "properties": {"city": {"enum": ["Bern", "Rom"]}},
-    "required": ["city"],
-    "additionalProperties": False,
-}
-JSON = {"content-type": "application/json"}
 EVENT = TypeAdapter(ResponseStreamEvent)
 
 
@@ -49,16 +42,11 @@ def expected() -> str:
 
 def events_of(server, **asked):
     """Every event of a stream, validated as it stands on the wire."""
-    url = f"{server.url}/v1/responses"
-    lines = httpx.post(url, json={"stream": True, **asked}, timeout=60).text.split("\n\n")
-    assert lines.pop() == ""
     events = []
-    for number, block in enumerate(lines):
-        name, data = block.split("\n")
-        event = json.loads(data.removeprefix("data: "))
-        assert name == f"event: {event['type']}"
+    told = named_events(f"{server.url}/v1/responses", {"stream": True, **asked})
+    for number, (event, data) in enumerate(told):
         assert event["sequence_number"] == number
-        EVENT.validate_json(data.removeprefix("data: "), strict=True)
+        EVENT.validate_json(data, strict=True)
         events.append(event)
     return events
 
