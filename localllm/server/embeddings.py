@@ -75,7 +75,7 @@ async def embeddings(asked: EmbeddingRequest, request: Request) -> Response:
         raise ApiError(400, message, "dimensions", "invalid_value")
     texts = await asyncio.to_thread(_encoded, asked.texts, engine)  # it may take long
     pooling = asked.pooling or default_pooling(engine.file)
-    vectors = await unless_gone(request, service.embed(texts, pooling))
+    vectors = await unless_gone(request.receive, service.embed(texts, pooling))
     vectors = shortened(vectors, asked.dimensions, asked.normalize)
     counts = {"prompt_tokens": (total := sum(map(len, texts))), "total_tokens": total}
     head = {"object": "list", "model": service.name, "usage": counts}

@@ -7,6 +7,8 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 
 def as_json(document: Any) -> bytes:
     """The document in UTF-8.
@@ -14,8 +16,7 @@ def as_json(document: Any) -> bytes:
     Half of a surrogate pair, which a request's text may have and UTF-8 cannot, stays the escape
     that JSON has for it.
     """
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
+    return _ENCODER.encode(document).encode("utf-8", "backslashreplace")
 
 
 class JSON(JSONResponse):

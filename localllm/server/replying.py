@@ -47,7 +47,7 @@ async def respond(
     if stream:
         return EventStream(reply.events(), reply.answers.close, form)
     try:
-        return JSON(await unless_gone(request, reply.document()))
+        return JSON(await unless_gone(request.receive, reply.document()))
     finally:
         reply.answers.close()
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fastapi import Request
-from fastapi.responses import StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
 
 from localllm.server.errors import ApiError, as_api_error
 from localllm.server.json_text import as_json
@@ -23,15 +22,26 @@ T = TypeVar("T")
 Event = dict[str, Any]
 
 
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client disconnects."""
+class ClientGoneError(ApiError):
+    """Nobody waits for the answer any more."""
+
+    def __init__(self) -> None:
+        super().__init__(499, "the client has gone")
+
+
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client disconnects.
+
+    Raises:
+        ClientGoneError: it has.
+    """
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnect(request))
+    gone = asyncio.ensure_future(_disconnect(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ApiError(499, "the client has gone")
+        raise ClientGoneError
     finally:
         for pending in (task, gone):
             pending.cancel()
@@ -55,7 +65,7 @@ class EventForm:
 PLAIN_EVENTS = EventForm(lambda error, _: error.body, named=False)
 
 
-class EventStream(StreamingResponse):
+class EventStream(Response):
     """Server-sent events; a failure on the way is an event too.
 
     Where nothing comes for long, as while a long prompt is read, comments keep proxies from
@@ -75,44 +85,48 @@ class EventStream(StreamingResponse):
         close: Callable[[], None],
         form: EventForm = PLAIN_EVENTS,
     ) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_encoded(events, form), headers=headers)
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._events = events
         self._close = close
+        self._form = form
+        self._last = time.monotonic()  # when something was sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it all."""
-        last = time.monotonic()
-
-        async def noted(message: Message) -> None:
-            nonlocal last
-            last = time.monotonic()
-            await send(message)
-
-        async def ping() -> None:
-            while True:
-                await asyncio.sleep(max(0.01, last + PING_SECONDS - time.monotonic()))
-                if time.monotonic() >= last + PING_SECONDS:
-                    await noted({"type": "http.response.body", "body": _PING, "more_body": True})
-
-        pings = asyncio.create_task(ping())
+        pings = asyncio.create_task(self._ping(send))
         try:
-            await super().__call__(scope, receive, noted)
+            await unless_gone(receive, self._send(send))
+        except ClientGoneError:
+            pass
         finally:
             pings.cancel()
             self._close()
 
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        form, count = self._form, 0
+        async with aclosing(self._events) as events:
+            try:
+                async for event in events:
+                    await self._part(send, _written(event, form))
+                    count += 1
+                if not form.named:
+                    await self._part(send, b"data: [DONE]\n\n")
+            except Exception as error:
+                await self._part(send, _written(form.failure(as_api_error(error), count), form))
+        await send({"type": "http.response.body", "body": b""})
 
-async def _encoded(events: AsyncGenerator[Event, None], form: EventForm) -> AsyncIterator[bytes]:
-    count = 0
-    async with aclosing(events):
-        try:
-            async for event in events:
-                yield _written(event, form)
-                count += 1
-            if not form.named:
-                yield b"data: [DONE]\n\n"
-        except Exception as error:
-            yield _written(form.failure(as_api_error(error), count), form)
+    async def _part(self, send: Send, text: bytes) -> None:
+        self._last = time.monotonic()
+        await send({"type": "http.response.body", "body": text, "more_body": True})
+
+    async def _ping(self, send: Send) -> None:
+        while True:
+            await asyncio.sleep(max(0.01, self._last + PING_SECONDS - time.monotonic()))
+            if time.monotonic() >= self._last + PING_SECONDS:
+                await self._part(send, _PING)
 
 
 def _written(event: Event, form: EventForm) -> bytes:
@@ -120,6 +134,6 @@ def _written(event: Event, form: EventForm) -> bytes:
     return b"%sdata: %s\n\n" % (name.encode(), as_json(event))
 
 
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
