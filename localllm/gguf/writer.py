@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,26 @@ import numpy.typing as npt
 
 from localllm.files import replacing
 from localllm.gguf.metadata import StringArray
-from localllm.gguf.types import QuantType
+from localllm.gguf.types import QuantType, quant_type
 
 StoredTensor = tuple[npt.NDArray[np.uint8], QuantType, Sequence[int]]
 """Stored bytes, their type and the tensor's shape (row-major, the last is the contiguous one)."""
+
+
+@dataclass(frozen=True)
+class MadeTensor:
+    """A tensor whose bytes are made when their turn comes: one at a time is in memory.
+
+    Args:
+        type: how it is stored.
+        shape: row-major.
+        make: its stored bytes, in an array of any type.
+    """
+
+    type: QuantType
+    shape: Sequence[int]
+    make: Callable[[], npt.NDArray[Any]]
+
 
 _NUMPY_VALUE_TYPES = {
     "uint8": "UINT8",
@@ -30,11 +48,21 @@ _NUMPY_VALUE_TYPES = {
     "bool": "BOOL",
 }
 
+_NUMPY_TENSOR_TYPES = {
+    "float32": quant_type("F32"),
+    "float16": quant_type("F16"),
+    "float64": quant_type("F64"),
+    "int8": quant_type("I8"),
+    "int16": quant_type("I16"),
+    "int32": quant_type("I32"),
+    "int64": quant_type("I64"),
+}
+
 
 def write_gguf(
     path: str | Path,
     metadata: Mapping[str, Any],
-    tensors: Mapping[str, StoredTensor | npt.NDArray[Any]],
+    tensors: Mapping[str, MadeTensor | StoredTensor | npt.NDArray[Any]],
 ) -> None:
     """Writes a model file; `path` appears only when the file is whole.
 
@@ -44,8 +72,12 @@ def write_gguf(
             the first of uint32, int32, uint64, int64 that holds it, in a list as int32 or int64; a
             float as float32; numpy scalars and arrays as what they are, but inside a list of
             arrays as int32 or float32. Empty arrays are left out: the package refuses them.
-        tensors: by name, in the order to write: stored bytes with type and shape, or a numpy array
-            of float32, float16, float64 or a signed integer type, stored as it is.
+        tensors: by name, in the order to write: what makes the bytes, stored bytes with type and
+            shape, or a numpy array of float32, float16, float64 or a signed integer type, stored
+            as it is.
+
+    Raises:
+        ValueError: a tensor's bytes are not as many as its type and shape take.
     """
     from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter  # late: see `types`
 
@@ -63,20 +95,31 @@ def write_gguf(
                 GGUFValueType[kind],
                 GGUFValueType[element_kind] if element_kind else None,
             )
-        for name, tensor in tensors.items():
-            if isinstance(tensor, np.ndarray):
-                writer.add_tensor(name, np.ascontiguousarray(tensor))
-            else:
-                data, quant, shape = tensor
-                row = quant.nbytes(shape[-1])
-                rows = np.ascontiguousarray(data).view(np.uint8).reshape(*shape[:-1], row)
-                writer.add_tensor(name, rows, raw_dtype=GGMLQuantizationType(quant.id))
+        made = {name: _made(tensor) for name, tensor in tensors.items()}
+        for name, tensor in made.items():
+            size = tensor.type.nbytes(prod(tensor.shape))
+            quant = GGMLQuantizationType(tensor.type.id)
+            writer.add_tensor_info(name, tensor.shape, np.dtype(np.int8), size, raw_dtype=quant)
         try:
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
+            writer.write_ti_data_to_file()
+            for name, tensor in made.items():
+                data = np.ascontiguousarray(tensor.make())
+                if data.nbytes != tensor.type.nbytes(prod(tensor.shape)):
+                    raise ValueError(f"{name}: {data.nbytes} bytes, not what {tensor.type} takes")
+                writer.write_tensor_data(data)
         finally:
             writer.close()
+
+
+def _made(tensor: MadeTensor | StoredTensor | npt.NDArray[Any]) -> MadeTensor:
+    if isinstance(tensor, MadeTensor):
+        return tensor
+    if isinstance(tensor, np.ndarray):
+        return MadeTensor(_NUMPY_TENSOR_TYPES[tensor.dtype.name], tensor.shape, lambda: tensor)
+    data, quant, shape = tensor
+    return MadeTensor(quant, shape, lambda: data)
 
 
 def _is_array(value: Any) -> bool:

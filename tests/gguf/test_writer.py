@@ -1,9 +1,12 @@
 """What is written is read back the same, and a failed write leaves nothing behind."""
 
+import weakref
+from functools import partial
+
 import numpy as np
 import pytest
 
-from localllm.gguf import GGUFFile, dequantize, quant_type, write_gguf
+from localllm.gguf import GGUFFile, MadeTensor, dequantize, quant_type, write_gguf
 from localllm.gguf.types import RUNNABLE_TYPES
 
 METADATA = {
@@ -101,10 +104,32 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_bytes_that_do_not_fit_the_shape_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="cannot reshape"):
+    with pytest.raises(ValueError, match="17 bytes, not what Q4_0"):
         write_gguf(
             tmp_path / "m.gguf",
             {"general.architecture": "x"},
             {"t": (np.zeros(17, np.uint8), quant_type("Q4_0"), (1, 32))},
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_tensors_are_made_one_at_a_time(tmp_path):
+    path = tmp_path / "m.gguf"
+    alive = []
+    seen = []
+
+    def make(value):
+        seen.append(sum(one() is not None for one in alive))
+        data = np.full(64, value, np.float32)
+        alive.append(weakref.ref(data))
+        return data
+
+    tensors = {
+        f"t{value}": MadeTensor(quant_type("F32"), (4, 16), partial(make, value))
+        for value in range(5)
+    }
+    write_gguf(path, METADATA, tensors)
+    assert max(seen) <= 1
+    found = GGUFFile.open(path).tensors
+    assert [float(t.data.view(np.float32).mean()) for t in found.values()] == [0, 1, 2, 3, 4]
+    assert {t.shape for t in found.values()} == {(4, 16)}
