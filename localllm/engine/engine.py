@@ -47,6 +47,7 @@ class Engine:
         kv_cache: False recomputes everything for every token, to see what the cache is worth.
         drafter: makes what guesses an answer's next tokens; None guesses nothing.
         device: where the runner computes: "cpu", or a device of torch.
+        threads: that compute; 0: not on this machine's processors.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Engine:
         kv_cache: bool = True,
         drafter: Callable[[], Drafter] | None = None,
         device: str = "cpu",
+        threads: int = 0,
     ) -> None:
         if context > runner.pages * runner.page_size:
             raise ValueError(f"{runner.pages} pages do not hold {context} tokens")
@@ -72,6 +74,7 @@ class Engine:
         self.kv_cache = kv_cache
         self.drafter = drafter
         self.device = device
+        self.threads = threads
         self.last_stats = Stats()
         self.adapters = Adapters(runner)
         self.default_adapter: str | None = None  # of sequences for which none is named
@@ -117,6 +120,7 @@ class Engine:
         require_threads(threads)
         if device == "cpu":
             kernels()
+        threads = (threads or default_threads()) if device == "cpu" else 0
         file = GGUFFile.open(path)
         model = load_definition(file, context)
         config = model.config
@@ -135,7 +139,7 @@ class Engine:
                     pages=pages,
                     page_size=PAGE_SIZE,
                     kv_type=kv_type,
-                    threads=threads or default_threads(),
+                    threads=threads,
                     place=packed.place if packed else None,
                 )
             else:
@@ -152,6 +156,7 @@ class Engine:
             # Elsewhere a row's result depends on the rows beside it: drafts would change tokens.
             drafter=drafter if device == "cpu" else None,
             device=device,
+            threads=threads,
         )
         engine.notes += memory.notes(config, context, chosen)
         return engine

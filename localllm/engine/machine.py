@@ -14,14 +14,19 @@ _CGROUP = Path("/sys/fs/cgroup")  # limits of a container (cgroup v2); absent el
 
 
 def default_threads() -> int:
-    """Physical cores, never more than affinity or a container's quota allow."""
-    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    """Physical cores, never more than this process may use."""
+    return min(psutil.cpu_count(logical=False) or os.cpu_count() or 1, processors())
+
+
+def processors() -> int:
+    """Logical processors that this process may use: what affinity and a container's quota allow."""
+    count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        cores = min(cores, len(os.sched_getaffinity(0)))
+        count = len(os.sched_getaffinity(0))
     quota = _words("cpu.max")
     if len(quota) == 2 and quota[0] != "max":
-        cores = min(cores, math.ceil(int(quota[0]) / int(quota[1])))
-    return max(1, cores)
+        count = min(count, math.ceil(int(quota[0]) / int(quota[1])))
+    return max(1, count)
 
 
 def require_threads(threads: int | None) -> None:

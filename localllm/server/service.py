@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +16,7 @@ from localllm.decoding.constraint import Constraint, ConstraintCompiler
 from localllm.decoding.params import GenerationParams
 from localllm.engine.embedding import Embedding
 from localllm.engine.engine import Engine
+from localllm.engine.machine import processors
 from localllm.engine.pages import OutOfPagesError
 from localllm.engine.runner import Rows
 from localllm.engine.sequence import Sequence, Token
@@ -27,6 +29,7 @@ T = TypeVar("T")
 
 MOST_ANSWERS = 256  # under way or waiting at once
 MOST_EMBEDDINGS = 64  # requests under way at once
+TURN_SECONDS = 0.01  # that a step may wait for the last one's tokens to be sent
 
 
 class Answers:
@@ -108,6 +111,10 @@ class Service:
         self._metrics = metrics
         self._most_tokens = most_tokens
         self._loop = asyncio.get_running_loop()
+        # Where every processor computes, what is sent beside a step holds up one thread of it, and
+        # with that all others: there a step's tokens are sent before the next step begins.
+        self._takes_turns = engine.threads >= processors()
+        self._sent = threading.Event()
         self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}  # by the id of a sequence under way
         self._embedding = 0  # requests under way
         self._worker = Worker(engine, self._from_worker, MOST_ANSWERS)
@@ -209,13 +216,18 @@ class Service:
     def _from_worker(self, deliveries: list[Delivery]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._dispatch, deliveries)
+            if self._takes_turns:
+                self._sent.wait(TURN_SECONDS)
+                self._sent.clear()
 
     def _dispatch(self, deliveries: list[Delivery]) -> None:
+        """Hand out what a step brought; who waits for it runs, and sends it, right afterwards."""
         for delivery in deliveries:
             inbox = self._inboxes.get(id(delivery.sequence))
             if inbox is not None:
                 self._metrics.arrived(delivery.sequence, len(delivery.tokens))
                 inbox.put_nowait(delivery)
+        self._loop.call_soon(self._sent.set)
 
 
 def _seeded(params: GenerationParams, index: int) -> GenerationParams:

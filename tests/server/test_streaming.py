@@ -1,8 +1,14 @@
 import asyncio
+import time
 
 import pytest
 
-from localllm.server import streaming
+from localllm.decoding import GenerationParams
+from localllm.engine.engine import Engine
+from localllm.hub.names import resolve
+from localllm.server import service, streaming
+from localllm.server.metrics import Metrics
+from localllm.server.service import Service
 from localllm.server.streaming import EventStream
 
 
@@ -46,3 +52,27 @@ def test_a_failure_on_the_way_is_an_event_without_its_details(count):
     assert b"internal error" in failure
     assert b"secret" not in failure
     assert closed == b"closed"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tokens_are_sent_before_the_next_step_where_no_processor_is_left(monkeypatch, threads):
+    monkeypatch.setattr(service, "processors", lambda: 2)
+    monkeypatch.setattr(service, "TURN_SECONDS", 60)
+    order = []
+
+    async def answer():
+        engine = Engine.load(resolve(None).path, context=128, threads=threads, drafter=None)
+        step = engine.step
+        engine.step = lambda: (order.append("step"), step())
+        served = Service("m", engine, {}, Metrics().of_model("m"))
+        answers = served.prepare([[5, 6]], GenerationParams(max_tokens=50, ignore_eos=True))
+        answers.begin()
+        async for _ in answers.tokens():
+            order.append("sent")
+            time.sleep(0.005)  # longer than a step takes
+        served.close()
+
+    asyncio.run(answer())
+    assert order.count("sent") == 50
+    in_turns = ["step", "sent"] * 50
+    assert (order == in_turns) == (threads == 2)
