@@ -31,7 +31,7 @@ def write_checkpoint(folder, shards=2):
     folder.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(file, folder)
     _write_json(folder / "config.json", _config(file))
-    tensors = {name: values for name, values in _tensors(file)}
+    tensors = dict(_tensors(file))
     total = sum(values.nbytes for values in tensors.values())
     names, places = list(tensors), {}
     for number in range(shards):
