@@ -42,11 +42,19 @@ def command(
         text = f"server {document['ended']} has ended"
     else:
         document = _unload(servers, model, admin_key or os.environ.get("LOCALLLM_ADMIN_KEY"))
-        later = (
-            "" if document["state"] == "unloaded" else " when the answers under way are complete"
-        )
-        text = f"{model} is unloaded{later}"
+        text = f"{model} {_outcome(document)}"
     print(json.dumps(document, ensure_ascii=False) if output.json else text)
+
+
+def _outcome(model: dict[str, Any]) -> str:
+    """What becomes of a model that was told to be unloaded."""
+    if model["state"] == "unloaded":
+        return "is unloaded"
+    if model["state"] == "loading":
+        return "is being loaded; it is unloaded when what was asked of it is answered"
+    if model["busy"]:
+        return "is unloaded when the answers under way are complete"
+    return "is unloaded when another model has been loaded or unloaded"
 
 
 def _end(servers: list[RunningServer]) -> RunningServer:

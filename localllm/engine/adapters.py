@@ -16,6 +16,8 @@ from localllm.models.adapters.loading import open_adapter
 from localllm.models.blocks import Model
 from localllm.units import in_bytes
 
+MOST_NAME = 200  # characters
+
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
@@ -67,12 +69,16 @@ class Adapters(Mapping[str, Adapter]):
         """Load an adapter for the model that the runner has.
 
         Raises:
-            UsageError: the name is taken, or empty.
+            UsageError: the name is taken, empty, too long, or not printable.
             ModelFileError: the adapter cannot be used with the model.
             LocalLLMError: there is too little memory, said before any is taken.
         """
         if not name:
             raise UsageError(f"adapter {path}: a name is needed")
+        if len(name) > MOST_NAME or not name.isprintable():  # it stands in lines of logs
+            raise UsageError(
+                f"adapter name {name[:40]!r}: must be printable, at most {MOST_NAME} characters"
+            )
         self._require_free(name)
         file = open_adapter(path, model)
         available = available_memory()

@@ -10,8 +10,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from localllm import __version__
+from localllm.errors import ModelFileError
 from localllm.server.body import Body
+from localllm.server.errors import ApiError
 from localllm.server.models import Models, find_service
+from localllm.server.slots import Slot
 
 router = APIRouter(prefix="/admin", include_in_schema=False)
 adapters = APIRouter(prefix="/v1", include_in_schema=False)  # the paths are vLLM's
@@ -48,7 +51,7 @@ async def load(asked: LoadRequest, request: Request) -> dict[str, Any]:
 
 @router.post("/stop")
 async def stop(asked: StopRequest, request: Request) -> dict[str, Any]:
-    """Unload a model, as soon as the answers under way are complete."""
+    """Unload a model: see `Models.unload`."""
     models: Models = request.app.state.models
     slot = models.find(asked.model)
     await models.unload(slot)
@@ -70,32 +73,40 @@ class LoadAdapterRequest(AdapterRequest):
 @adapters.post("/load_lora_adapter")
 async def load_adapter(asked: LoadAdapterRequest, request: Request) -> dict[str, Any]:
     """Load a LoRA adapter, which the model has from now on, also when it is loaded again."""
-    base, name = _adapter(asked)
-    service = await find_service(request, base)
+    slot, name = _adapter(asked, request)
+    service = await find_service(request, slot.source.name)
     path = Path(asked.lora_path)
-    await asyncio.to_thread(service.engine.load_adapter, path, name)
-    return _kept(request, service.name, name, path)
+    try:
+        await asyncio.to_thread(service.engine.load_adapter, path, name)
+    except ModelFileError as error:  # the file was the client's choice
+        raise ApiError(400, str(error), "lora_path", "invalid_value") from error
+    slot.adapters[name] = path
+    return _had(slot)
 
 
 @adapters.post("/unload_lora_adapter")
 async def unload_adapter(asked: AdapterRequest, request: Request) -> dict[str, Any]:
     """Forget a LoRA adapter that no answer under way uses."""
-    base, name = _adapter(asked)
-    service = await find_service(request, base)
-    await asyncio.to_thread(service.engine.drop_adapter, name)
-    return _kept(request, service.name, name, None)
-
-
-def _adapter(asked: AdapterRequest) -> tuple[str | None, str]:
-    base, _, name = asked.lora_name.rpartition(":")
-    return base or None, name
-
-
-def _kept(request: Request, base: str, name: str, path: Path | None) -> dict[str, Any]:
-    """Note that a model has an adapter now, or has it no more."""
-    models: Models = request.app.state.models
-    slot = models.find(base)
+    slot, name = _adapter(asked, request)
+    if name not in slot.adapters:
+        raise ApiError(400, f"adapter {name[:100]!r}: none of that name is loaded", "lora_name")
+    # A model that is not loaded is not loaded for this: it could not be where the file is gone.
+    if slot.service is not None or slot.loading is not None:
+        service = await find_service(request, slot.source.name)
+        await asyncio.to_thread(service.engine.drop_adapter, name)
     slot.adapters.pop(name, None)
-    if path is not None:
-        slot.adapters[name] = path
-    return {"model": base, "adapters": list(slot.adapters)}
+    return _had(slot)
+
+
+def _adapter(asked: AdapterRequest, request: Request) -> tuple[Slot, str]:
+    """The model that is meant, and the name of its adapter."""
+    models: Models = request.app.state.models
+    base, _, name = asked.lora_name.rpartition(":")
+    slot = models.find(base or None)
+    if base and base not in models.slots:
+        raise ApiError(400, f"lora_name: {base[:100]!r} has an adapter already", "lora_name")
+    return slot, name
+
+
+def _had(slot: Slot) -> dict[str, Any]:
+    return {"model": slot.source.name, "adapters": list(slot.adapters)}

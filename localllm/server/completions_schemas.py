@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from localllm.chat.structured import ANY_OBJECT
-from localllm.server.body import Body, JsonObject, Off, Variables
+from localllm.server.body import Body, Ids, JsonObject, ListOf, Off, Variables
 from localllm.server.errors import ApiError
 from localllm.server.sampling import MOST_LIKELY, Effort, Sampling, effort_variables
 
@@ -50,7 +50,7 @@ class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: (
         Annotated[
-            list[TextPart],
+            ListOf[TextPart],
             BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart]),
         ]
         | None
@@ -58,7 +58,7 @@ class ChatMessage(Body):
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    tool_calls: list[MessageCall] | None = None
+    tool_calls: ListOf[MessageCall] | None = None
     tool_call_id: str | None = None
     # What the official clients' own messages hold where there is nothing.
     refusal: None = None
@@ -122,7 +122,7 @@ class Generation(Sampling):
     """What the completions of both kinds may ask."""
 
     max_tokens: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | ListOf[str] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -177,17 +177,17 @@ class ResponseFormat(Body):
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[ListOf[ChatMessage], Field(min_length=1)]
     max_completion_tokens: int | None = None
     response_format: ResponseFormat = ResponseFormat()
-    tools: list[Tool] | None = None
+    tools: ListOf[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool = True
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] = 0
     reasoning_effort: Effort | None = None
     verbosity: Literal["medium"] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: ListOf[Literal["text"]] | None = None
     chat_template_kwargs: Variables | None = None
     continue_final_message: bool = False
 
@@ -222,9 +222,9 @@ class CompletionRequest(Generation):
 
     prompt: (
         str
-        | Annotated[list[int], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[list[int]], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[Ids, Field(min_length=1)]
+        | Annotated[ListOf[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[ListOf[Ids], Field(min_length=1, max_length=MOST_PROMPTS)]
     )
     max_tokens: int | None = 16  # OpenAI's own
     echo: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,13 @@ from localllm.server.json_text import JSON
 
 RETRY_SECONDS = 1
 ANTHROPIC_PATH = "/v1/messages"
+# What the APIs call the fields that have another name in chat completions.
+_NAMES = {
+    "/v1/completions": {"messages": "prompt"},
+    "/v1/responses": {"messages": "input", "max_tokens": "max_output_tokens"},
+    "/v1/embeddings": {"messages": "input"},
+}
+_FLAG = re.compile(r"--([a-z-]+) ")
 
 
 class ApiError(Exception):
@@ -35,6 +43,15 @@ class ApiError(Exception):
         self.status = status
         self.param = param
         self.code = code
+
+    def renamed(self, names: Mapping[str, str]) -> ApiError:
+        """The same of a field that has another name for the client."""
+        if self.param is None or self.param not in names:
+            return self
+        name, message = names[self.param], str(self)
+        if message.startswith(self.param):
+            message = name + message[len(self.param) :]
+        return ApiError(self.status, message, name, self.code)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -68,6 +85,10 @@ def as_api_error(error: BaseException) -> ApiError:
         return ApiError(400, str(error), "messages", "context_length_exceeded")
     if isinstance(error, QueueFullError):
         return ApiError(503, str(error), code="queue_full")
+    flag = _FLAG.match(str(error))
+    if isinstance(error, UsageError) and flag:  # the fields have the flags' names
+        field = flag[1].replace("-", "_")
+        return ApiError(400, f"{field} {str(error)[flag.end() :]}", field, "invalid_value")
     if isinstance(error, (UsageError, TemplateError)):
         return ApiError(400, str(error))
     if isinstance(error, RecursionError):  # of JSON or a schema in JSON
@@ -79,7 +100,7 @@ def as_api_error(error: BaseException) -> ApiError:
 
 def response(error: BaseException, path: str) -> JSON:
     """The HTTP response to a failure on a path, in the form of the path's API."""
-    found = as_api_error(error)
+    found = as_api_error(error).renamed(_NAMES.get(path, {}))
     headers = {"Retry-After": str(RETRY_SECONDS)} if found.status == 503 else {}
     if found.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -9,9 +9,9 @@ from pydantic import BeforeValidator, Discriminator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from localllm.decoding.params import GenerationParams
-from localllm.server.body import Body, JsonObject, Variables
+from localllm.server.body import Body, JsonObject, ListOf, Variables
 from localllm.server.conversation import Conversation
-from localllm.server.sampling import Sampling
+from localllm.server.sampling import MOST_STOPS, Sampling
 from localllm.server.turns import Turn
 
 
@@ -66,7 +66,7 @@ def _as_blocks(content: Any) -> Any:
 
 
 Texts = Annotated[
-    list[TextBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock])
+    ListOf[TextBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock])
 ]
 
 
@@ -96,7 +96,7 @@ class UserMessage(Body):
 
     role: Literal["user"]
     content: Annotated[
-        list[UserBlock],
+        ListOf[UserBlock],
         Field(min_length=1),
         BeforeValidator(_as_blocks, json_schema_input_type=str | list[UserBlock]),
     ]
@@ -115,7 +115,7 @@ class AssistantMessage(Body):
 
     role: Literal["assistant"]
     content: Annotated[
-        list[AssistantBlock],
+        ListOf[AssistantBlock],
         BeforeValidator(_as_blocks, json_schema_input_type=str | list[AssistantBlock]),
     ]
 
@@ -218,9 +218,9 @@ class OutputConfig(Body):
 class Asked(Cached):
     """A conversation, and how it goes on."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[ListOf[Message], Field(min_length=1)]
     system: Texts | None = None
-    tools: list[Tool] | None = None
+    tools: ListOf[Tool] | None = None
     tool_choice: Annotated[ToolChoice | NamedTool, Discriminator("type")] | None = None
     thinking: Annotated[ThinkingOn | ThinkingLeft, Discriminator("type")] | None = None
     output_config: OutputConfig | None = None
@@ -283,7 +283,13 @@ class MessagesRequest(Asked, Sampling):
     """`POST /v1/messages`."""
 
     max_tokens: Annotated[int, Field(ge=1)]
-    stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
+    stop_sequences: (
+        Annotated[
+            ListOf[Annotated[str, Field(min_length=1)]],
+            Field(max_length=MOST_STOPS),
+        ]
+        | None
+    ) = None
     stream: bool | None = None
     metadata: UserData | None = None
     service_tier: Literal["auto", "standard_only"] | None = None

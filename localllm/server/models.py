@@ -68,12 +68,13 @@ class Models:
         if name is None:
             raise ApiError(400, f"model: several are served, name one: {served}", "model")
         base, adapter = self.split(name)
-        if base not in self.slots or (adapter and adapter not in self.slots[base].adapters):
+        slot = self.slots.get(base)
+        if slot is None or (adapter is not None and adapter not in slot.adapters):
             shown = name if len(name) <= 100 else name[:100] + "…"
             raise ApiError(
                 404, f"model {shown!r} is not served here; {served}", "model", "model_not_found"
             )
-        return self.slots[base]
+        return slot
 
     def split(self, name: str) -> tuple[str, str | None]:
         """The model and the adapter that a name means; None: the model alone."""
@@ -97,18 +98,24 @@ class Models:
         slot.holders += 1  # before anything is waited for: from now on it is not unloaded
         slot.requests += 1
         try:
-            service = await self._loaded(slot)
-            if keep_alive is not None:
+            if slot.service is None:
+                self._begin_load(slot)
+            if keep_alive is not None:  # what is said later, also during the load, goes before
                 slot.keep_alive = keep_alive
-            yield service
+            yield await self._loaded(slot)
         finally:
             slot.holders -= 1
             self._let_go(slot)
 
     async def unload(self, slot: Slot) -> None:
-        """Unload a model when nobody holds it any more; returns at once where somebody does."""
-        if slot.service is not None:
-            slot.keep_alive = 0.0
+        """Unload a model when nobody holds it any more and no other one is being loaded.
+
+        Returns at once where it has to wait for that.
+        """
+        slot.keep_alive = 0.0
+        if slot.idle and self._changing.locked():
+            self._begin_unload(slot)
+        elif slot.idle:
             await self._expire(slot)
 
     def adopt(self, name: str, engine: Engine) -> None:
@@ -128,11 +135,9 @@ class Models:
 
     async def _loaded(self, slot: Slot) -> Service:
         while slot.service is None:
-            if slot.loading is None:
-                slot.loading = asyncio.create_task(self._load(slot))
-                slot.loading.add_done_callback(_note_failure)
             try:
-                await asyncio.shield(slot.loading)  # whoever goes leaves it to the others
+                # Whoever goes leaves it to the others.
+                await asyncio.shield(self._begin_load(slot))
             except ShortageError as error:
                 raise ApiError(503, str(error), code="out_of_memory") from error
             except LocalLLMError as error:
@@ -142,6 +147,14 @@ class Models:
                 text = f"{slot.source.name} cannot be loaded: {error.strerror or error}"
                 raise ApiError(500, text, code="model_not_loaded") from error
         return slot.service
+
+    def _begin_load(self, slot: Slot) -> asyncio.Task[None]:
+        """The load of a model that is not loaded."""
+        if slot.loading is None:
+            slot.keep_alive = self._keep_alive
+            slot.loading = asyncio.create_task(self._load(slot))
+            slot.loading.add_done_callback(_note_failure)
+        return slot.loading
 
     async def _load(self, slot: Slot) -> None:
         try:
@@ -155,7 +168,6 @@ class Models:
             self._let_go(slot)
 
     def _open(self, slot: Slot, engine: Engine) -> None:
-        slot.keep_alive = self._keep_alive
         slot.service = Service(
             slot.source.name,
             engine,
@@ -190,9 +202,9 @@ class Models:
         self._stop_timer(slot)
         if slot.idle and slot.keep_alive != NEVER:
             loop = asyncio.get_running_loop()
-            slot.timer = loop.call_later(slot.keep_alive, self._begin, slot)
+            slot.timer = loop.call_later(slot.keep_alive, self._begin_unload, slot)
 
-    def _begin(self, slot: Slot) -> None:
+    def _begin_unload(self, slot: Slot) -> None:
         """Unload a model whose time is over, on a task of its own."""
         task: asyncio.Task[None] = asyncio.create_task(self._expire(slot))
         self._tasks.add(task)

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from localllm.chat.structured import ANY_OBJECT
-from localllm.server.body import Body, JsonObject, Off, Variables
+from localllm.server.body import Body, JsonObject, ListOf, Off, Variables
 from localllm.server.conversation import Conversation
 from localllm.server.sampling import (
     MOST_LIKELY,
@@ -51,7 +51,7 @@ def _as_parts(content: Any) -> Any:
 
 
 Parts = Annotated[
-    list[Annotated[InputText | OutputText, Discriminator("type")]],
+    ListOf[Annotated[InputText | OutputText, Discriminator("type")]],
     BeforeValidator(_as_parts, json_schema_input_type=str | list[InputText | OutputText]),
 ]
 
@@ -77,7 +77,7 @@ class ReasoningItem(Body):
 
     type: Literal["reasoning"]
     id: str | None = None
-    content: list[ReasoningText] | None = None
+    content: ListOf[ReasoningText] | None = None
     summary: Annotated[list[Any], Field(max_length=0)] | None = None
     encrypted_content: None = None
     status: Status | None = None
@@ -203,14 +203,14 @@ class ResponsesRequest(Sampling):
     """The whole of it."""
 
     input: Annotated[
-        list[Item],
+        ListOf[Item],
         Field(min_length=1),
         BeforeValidator(_as_items, json_schema_input_type=str | list[Item]),
     ]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    stop: str | list[str] | None = None
-    tools: list[FunctionTool] | None = None
+    stop: str | ListOf[str] | None = None
+    tools: ListOf[FunctionTool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedFunction | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: None = None
@@ -218,9 +218,9 @@ class ResponsesRequest(Sampling):
     reasoning: Reasoning | None = None
     chat_template_kwargs: Variables | None = None
     # Reasoning goes back to the model as it came: it is not encrypted.
-    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
-        None
-    )
+    include: (
+        ListOf[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None
+    ) = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     truncation: Literal["disabled"] | None = None
     stream: bool | None = None

@@ -9,9 +9,12 @@ from pydantic import AliasChoices, Field
 from localllm.decoding.params import GenerationParams
 from localllm.errors import UsageError
 from localllm.server.body import Body
-from localllm.server.errors import ApiError
+from localllm.server.errors import ApiError, as_api_error
 
 MOST_LIKELY = 20  # tokens told of at each place
+MOST_STOPS = 64  # texts that end an answer: each is looked for after every token
+# Fields that some APIs have a second name for, which goes before.
+_OTHER_NAMES = {"max_tokens": "max_completion_tokens", "repeat_penalty": "repetition_penalty"}
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]  # of reasoning
 
 
@@ -70,14 +73,16 @@ class Sampling(Body):
             given["logit_bias"] = _biases(self.logit_bias)
         given["max_tokens"] = None if self.limit == -1 else self.limit
         if self.stops is not None:
+            if len(self.stops) > MOST_STOPS and not isinstance(self.stops, str):
+                text = f"stop: {len(self.stops)} texts, {MOST_STOPS} are the most"
+                raise ApiError(400, text, "stop", "invalid_value")
             given["stop"] = self.stops
         try:
             return GenerationParams(**{**recommended, **given})
         except UsageError as error:
-            # The flags of the command line have the same names.
-            flag, _, rest = str(error).partition(" ")
-            field = flag.removeprefix("--").replace("-", "_")
-            raise ApiError(400, f"{field} {rest}", field, "invalid_value") from error
+            sent = self.model_dump(include=set(_OTHER_NAMES.values()), exclude_none=True)
+            names = {name: other for name, other in _OTHER_NAMES.items() if other in sent}
+            raise as_api_error(error).renamed(names) from error
 
 
 def effort_variables(effort: Effort | None) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import Response
 from pydantic import Field
 
 from localllm.server import documents
-from localllm.server.body import Body, Variables
+from localllm.server.body import Body, Ids, ListOf, Variables
 from localllm.server.completions_schemas import ChatMessage
 from localllm.server.errors import ApiError
+from localllm.server.json_text import JSON
 from localllm.server.models import find_service
 from localllm.server.openapi import answering
 
@@ -30,35 +33,44 @@ class DetokenizeRequest(Body):
     """`POST /detokenize`."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Ids
 
 
 class TemplateRequest(Body):
     """`POST /apply-template`."""
 
     model: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[ListOf[ChatMessage], Field(min_length=1)]
     chat_template_kwargs: Variables | None = None
 
 
 @router.post("/tokenize", **answering(documents.Tokens))
-async def tokenize(asked: TokenizeRequest, request: Request) -> dict[str, Any]:
+async def tokenize(asked: TokenizeRequest, request: Request) -> Response:
     """The token ids of a text."""
     tokenizer = (await find_service(request, asked.model)).engine.tokenizer
-    special, parse = asked.add_special, asked.parse_special
-    return {"tokens": tokenizer.encode(asked.content, add_special=special, parse_special=parse)}
+
+    def found() -> JSON:
+        special, parse = asked.add_special, asked.parse_special
+        ids = tokenizer.encode(asked.content, add_special=special, parse_special=parse)
+        return JSON({"tokens": ids})
+
+    return await asyncio.to_thread(found)  # it may take long
 
 
 @router.post("/detokenize", **answering(documents.Text))
-async def detokenize(asked: DetokenizeRequest, request: Request) -> dict[str, Any]:
+async def detokenize(asked: DetokenizeRequest, request: Request) -> Response:
     """The text of token ids."""
     tokenizer = (await find_service(request, asked.model)).engine.tokenizer
-    for token in asked.tokens:
-        if not 0 <= token < tokenizer.vocab_size:
-            raise ApiError(
-                400, f"tokens: {token} must be >= 0 and < {tokenizer.vocab_size}", "tokens"
-            )
-    return {"content": tokenizer.decode(asked.tokens)}
+
+    def found() -> JSON:
+        for token in asked.tokens:
+            if not 0 <= token < tokenizer.vocab_size:
+                raise ApiError(
+                    400, f"tokens: {token} must be >= 0 and < {tokenizer.vocab_size}", "tokens"
+                )
+        return JSON({"content": tokenizer.decode(asked.tokens)})
+
+    return await asyncio.to_thread(found)
 
 
 @router.post("/apply-template", **answering(documents.Prompt))
@@ -66,4 +78,5 @@ async def apply_template(asked: TemplateRequest, request: Request) -> dict[str, 
     """The prompt that the model's template makes of a conversation."""
     session = (await find_service(request, asked.model)).session
     messages = [message.plain() for message in asked.messages]
-    return {"prompt": session.prompt(messages, **(asked.chat_template_kwargs or {}))}
+    variables = asked.chat_template_kwargs or {}
+    return {"prompt": await asyncio.to_thread(session.prompt, messages, **variables)}

@@ -20,7 +20,6 @@ from localllm.server import models
 from localllm.server.app import ServerOptions, create_app
 from localllm.server.keep_alive import NEVER, keep_alive_seconds
 from localllm.server.slots import Source
-from tests.models.adapting import random_pairs, write_adapter
 from tests.server.conftest import Threaded
 
 PATH = resolve(None).path
@@ -235,39 +234,39 @@ def test_unloading_frees_the_memory(tmp_path: Path):
         running.close()
 
 
-def test_adapters(tmp_path):
-    file = write_adapter(tmp_path / "a.gguf", random_pairs(PATH), "llama", alpha=40.0)
-    source = Source("m", PATH, lambda reserved: Engine.load(PATH, context=512, texts=4))
-    running = Threaded(create_app([source]))
+def listed(server: Server, model: str) -> dict:
+    models = server.http.get("/admin/ps").json()["models"]
+    return next(one for one in models if one["model"] == model)
 
-    def ask(model: str, path: str = "/v1/chat/completions", **body) -> httpx.Response:
-        body = body or {"messages": HELLO, "max_tokens": 12, "temperature": 0}
-        return httpx.post(running.url + path, json={"model": model, **body}, timeout=30)
 
-    def change(verb: str, **body) -> httpx.Response:
-        return httpx.post(f"{running.url}/v1/{verb}_lora_adapter", json=body, timeout=30)
+@pytest.mark.parametrize("keep_alive", [None, -1])
+def test_a_model_that_is_stopped_while_it_is_loaded(server, keep_alive):
+    server.loads.go.clear()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(server.ask, "one", keep_alive=keep_alive)
+        while listed(server, "one")["state"] != "loading":
+            time.sleep(0.01)
+        stopped = server.http.post("/admin/stop", json={"model": "one"}).json()
+        assert stopped["state"] == "loading"
+        server.loads.go.set()
+        assert asked.result().status_code == 200
+    server.wait_for(set())
+    server.ask("one")
+    assert listed(server, "one")["unloads_in"] is None  # the next load is not told of it
 
-    def text(model: str) -> str:
-        return ask(model).json()["choices"][0]["message"]["content"]
 
-    try:
-        plain = text("m")
-        assert ask("m:a").status_code == 404
-        assert change("load", lora_name="m:a", lora_path=str(file)).json()["adapters"] == ["a"]
-        listed = httpx.get(f"{running.url}/v1/models").json()["data"]
-        assert [(one["id"], one.get("parent")) for one in listed] == [("m", None), ("m:a", "m")]
-        adapted = text("m:a")
-        assert adapted != plain == text("m")
-        assert ask("m:a", "/v1/embeddings", input="x").status_code == 400
-        httpx.post(f"{running.url}/admin/stop", json={"model": "m"})
-        assert text("m:a") == adapted  # loaded again, with its adapter
-        assert change("load", lora_name="a", lora_path=str(file)).status_code == 400
-        assert change("load", lora_name="b", lora_path=str(tmp_path / "no")).status_code >= 400
-        assert change("unload", lora_name="a").json()["adapters"] == []
-        assert ask("m:a").status_code == 404
-        assert change("unload", lora_name="a").status_code == 400
-    finally:
-        running.close()
+def test_a_stop_does_not_wait_for_the_load_of_another_model(server):
+    server.ask("one")
+    server.loads.go.clear()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(server.ask, "two")
+        while listed(server, "two")["state"] != "loading":
+            time.sleep(0.01)
+        stopped = server.http.post("/admin/stop", json={"model": "one"}, timeout=5).json()
+        assert (stopped["state"], stopped["busy"]) == ("loaded", 0)
+        server.loads.go.set()
+        assert asked.result().status_code == 200
+    server.wait_for({"two"})
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from localllm.cli.app import run
 from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
-from localllm.server import listening, tracing
+from localllm.server import asking, listening, running, tracing
 from localllm.server.app import ServerOptions, create_app
+from localllm.server.running import RunningServer
 from localllm.server.slots import Source
 from tests.server.conftest import Threaded
 
@@ -256,6 +258,22 @@ def test_ps_and_stop(serve):
     assert json.loads(program.command("ps", "--json").stdout) == {"servers": []}
     nobody = program.command("stop")
     assert (nobody.returncode, nobody.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("state", "busy", "told"),
+    [
+        ("unloaded", 0, "is unloaded"),
+        ("loaded", 1, "when the answers under way are complete"),
+        ("loaded", 0, "when another model has been loaded"),
+        ("loading", 1, "is being loaded"),
+    ],
+)
+def test_a_stop_says_what_becomes_of_the_model(monkeypatch, capsys, state, busy, told):
+    monkeypatch.setattr(running, "running_servers", lambda: [RunningServer(1, 0, "", "", ["m"])])
+    monkeypatch.setattr(asking, "ask", lambda *_: {"state": state, "busy": busy})
+    assert run(["stop", "m"]) == 0
+    assert told in capsys.readouterr().out
 
 
 def test_ps_needs_the_admin_key(serve):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from localllm.models.adapters.base import AdapterFile
@@ -21,5 +22,5 @@ def open_adapter(path: str | Path, model: Model) -> AdapterFile:
         ModelFileError: it cannot be read, or does what is not supported, or is for another model.
     """
     path = Path(path)
-    read = read_peft if path.is_dir() else read_gguf
+    read = read_peft if os.path.isdir(path) else read_gguf  # False, too, where none may look
     return AdapterFile(path, read(path, model), model)
