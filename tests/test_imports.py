@@ -19,7 +19,7 @@ LAYERS = [
     {"ops", "tokenize"},
     {"models", "decoding"},
     {"chat", "engine", "hub"},
-    {"server", "compress", "evaluate"},
+    {"server", "compress", "convert", "evaluate"},
     {"cli", "__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -20,6 +20,7 @@ COMMANDS = {
     "tokenize": "Show how a model splits a text into tokens.",
     "list": "List the catalog and the models on this machine.",
     "show": "Describe a model file.",
+    "convert": "Make a model file of a checkpoint folder.",
     "cache": "Show or clear the packed weights kept on disk.",
     "serve": "Serve models to other programs, the way OpenAI does.",
     "ps": "Show the models of the running servers.",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from localllm.errors import ModelFileError
-from localllm.models.adapters.safetensors import read_safetensors
+from localllm.models.safetensors import read_safetensors
 from tests.models.adapting import entry, with_header
 
 
@@ -57,9 +57,18 @@ BAD_SAFETENSORS = {
     "backwards": (with_header({"t": entry("F32", (2,), 8, 0)}), "needs dtype"),
     "another size": (with_header({"t": entry("F32", (3,), 0, 8)}, bytes(8)), "8 bytes for F32"),
     "beyond the end": (with_header({"t": GOOD}, bytes(7)), "its data ends at byte"),
-    "unknown type": (with_header({"t": entry("F8_E4M3", (8,), 0, 8)}, bytes(8)), "F8_E4M3 is not"),
+    "unknown type": (with_header({"t": entry("Q7", (8,), 0, 8)}, bytes(8)), "type Q7 is unknown"),
     "overlap": (with_header({"t": GOOD, "u": entry("F32", (2,), 4, 12)}, bytes(12)), "overlaps"),
 }
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "I8"])
+def test_types_that_are_named_but_not_read(tmp_path, kind):
+    path = tmp_path / "t"
+    path.write_bytes(with_header({"t": entry(kind, (8,), 0, 8)}, bytes(8)))
+    tensor = read_safetensors(path)["t"]
+    with pytest.raises(ModelFileError, match=f"tensor t: type {kind} is not read"):
+        tensor.float32()
 
 
 @pytest.mark.parametrize("case", BAD_SAFETENSORS)

@@ -16,8 +16,8 @@ from localllm.errors import ModelFileError
 from localllm.gguf.mapping import MappedFile
 from localllm.gguf.metadata import shown
 from localllm.models.adapters.base import Pair, paired
-from localllm.models.adapters.safetensors import StoredTensor, read_safetensors
 from localllm.models.blocks import Model
+from localllm.models.safetensors import StoredTensor, read_safetensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from localllm.errors import ModelFileError
 from localllm.gguf import dequantize, quant_type
 from localllm.gguf.mapping import MappedFile
@@ -21,7 +24,18 @@ _MOST_HEADER = 1 << 24  # bytes
 _MOST_DIMENSIONS = 8
 
 
-_TYPES = {name: quant_type(name) for name in ("F32", "F16", "BF16")}  # GGUF's are the same bytes
+_FLOATS = {name: quant_type(name) for name in ("F32", "F16", "BF16")}  # GGUF's are the same bytes
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+_SIZES = {  # bytes of an element
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +44,7 @@ class StoredTensor:
 
     Attributes:
         name: its name in the file.
-        type: F32, F16 or BF16.
+        type: as the format calls it; F32, F16 and BF16 can be read.
         shape: row-major.
         file: the mapped file.
         start: where its bytes begin in the file.
@@ -46,12 +60,35 @@ class StoredTensor:
         """The values: float32 of `shape`, a copy.
 
         Raises:
-            ModelFileError: the file was cut short meanwhile.
+            ModelFileError: it is of a type that is not read, or the file was cut short meanwhile.
         """
+        return dequantize(self.stored().view(np.uint8), _FLOATS[self.type], self.shape)
+
+    def stored(self) -> npt.NDArray[Any]:
+        """The stored numbers, a flat read-only view of the mapped file; BF16 as uint16.
+
+        Raises:
+            ModelFileError: it is of a type that is not read, or the file was cut short meanwhile.
+        """
+        if self.type not in _FLOATS:
+            raise ModelFileError(
+                f"{self.file.path}: tensor {shown(self.name)}: type {self.type} is not read "
+                f"({', '.join(_FLOATS)} are)"
+            )
         self.file.require_unchanged()
-        type = _TYPES[self.type]
-        stop = self.start + type.nbytes(math.prod(self.shape))
-        return dequantize(self.file.data[self.start : stop], type, self.shape)
+        return self._bytes().view(_DTYPES[self.type])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return _SIZES[self.type] * math.prod(self.shape)
+
+    def release(self) -> None:
+        """Let the system take back the memory that reading it took."""
+        self.file.release(self._bytes())
+
+    def _bytes(self) -> npt.NDArray[np.uint8]:
+        return self.file.data[self.start : self.start + self.nbytes]
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -70,16 +107,15 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
             continue
         where = f"{path}: tensor {shown(name)}"
         kind, shape, start, stop = _checked_entry(entry, where)
-        if kind not in _TYPES:
-            known = ", ".join(_TYPES)
-            raise ModelFileError(f"{where}: type {shown(kind)} is not read ({known} are)")
+        if kind not in _SIZES:
+            raise ModelFileError(f"{where}: type {shown(kind)} is unknown")
         if stop > room:
             raise ModelFileError(
                 f"{where}: its data ends at byte {begin + stop} of a file of "
                 f"{file.data.size} bytes",
                 "damaged, or not wholly downloaded",
             )
-        if stop - start != _TYPES[kind].nbytes(math.prod(shape)):
+        if stop - start != _SIZES[kind] * math.prod(shape):
             raise ModelFileError(f"{where}: {stop - start} bytes for {kind} of shape {list(shape)}")
         places.append((start, stop, name))
         tensors[name] = StoredTensor(name, kind, shape, file, begin + start)

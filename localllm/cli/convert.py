@@ -1,0 +1,77 @@
+"""`localllm convert`: a checkpoint folder becomes a model file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from localllm.cli.loading import progress
+from localllm.cli.options import OutputOptions, with_options
+from localllm.errors import UsageError
+from localllm.terminal import one_line, printable
+from localllm.units import in_bytes, si
+
+
+@with_options
+def command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC", help="Folder with config.json, safetensors files and a tokenizer."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="FILE", help="Where to; default: NAME-TYPE.gguf, here."
+        ),
+    ] = None,
+    kind: Annotated[
+        str,
+        typer.Option("--type", help="F32, F16, BF16, Q8_0, or auto: what the checkpoint has."),
+    ] = "F16",
+    *,
+    output: OutputOptions,
+) -> None:
+    """Make a model file of a checkpoint folder."""
+    from localllm.convert.checkpoint import model_name
+    from localllm.convert.conversion import AUTO, convert_checkpoint
+
+    type = AUTO if kind.lower() == AUTO else kind.upper()
+    path = out or Path(f"{model_name(source)}-{type}.gguf")
+    _check_writable(path)
+    with progress(f"reading {source} …") as line:
+
+        def say(done: int, total: int) -> None:
+            line.say(f"converting {source.name}: {in_bytes(done)} of {in_bytes(total)}")
+
+        made = convert_checkpoint(source, path, type=type, progress=say)
+    for note in made.notes:
+        print(f"note: {one_line(note)}", file=sys.stderr)
+    if output.json:
+        print(json.dumps({**asdict(made), "path": str(made.path)}, ensure_ascii=False))
+        return
+    print(
+        f"{printable(str(made.path))}: {made.architecture}, {si(made.parameters)} parameters, "
+        f"{made.type}, {in_bytes(made.bytes)}"
+    )
+
+
+def _check_writable(path: Path) -> None:
+    """Says before anything is read that nothing could be written.
+
+    Raises:
+        UsageError: there is no such folder, or something else than a file has that name.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"--out {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--out {path}: is there, and no regular file")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--out {path}: {path.parent} cannot be written")

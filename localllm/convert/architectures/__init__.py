@@ -1,0 +1,1 @@
+"""One module an architecture, named as in `general.architecture`; see `convert.registry`."""
