@@ -21,6 +21,7 @@ COMMANDS = {
     "list": "List the catalog and the models on this machine.",
     "show": "Describe a model file.",
     "cache": "Show or clear the packed weights kept on disk.",
+    "quantize": "Store a model's weights in fewer bits.",
     "serve": "Serve models to other programs, the way OpenAI does.",
     "ps": "Show the models of the running servers.",
     "stop": "Unload a model of a running server; without MODEL, end the server.",
