@@ -1,14 +1,17 @@
 // The module: instruction sets, what reads a GGUF file fast, what finds the likeliest tokens, and the key/value cache.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "attention/cache.h"
 #include "bindings/arguments.h"
 #include "isa/kernels.h"
 #include "measure/measure.h"
+#include "quant/quantisers.h"
 #include "runtime/largest.h"
 #include "runtime/memory.h"
 
@@ -154,6 +157,27 @@ NB_MODULE(_native, m) {
             dequantize(t, data.data(), out.size(), out.data());
         },
         nb::arg("type"), nb::arg("data").noconvert(), nb::arg("out").noconvert());
+    m.def(
+        "quantize",
+        [](const std::string& type, const std::string& source, int64_t cols, Bytes data,
+           std::optional<Floats> importance, int threads,
+           nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
+            const Type to = type_named(type), from = type_named(source);
+            check_threads(threads);
+            const PackedMatrix one = checked_shape(from, 1, 1, cols);
+            const size_t row_bytes = static_cast<size_t>(cols / format(from).block) * format(from).bytes;
+            const auto rows = static_cast<int64_t>(data.size() / row_bytes);
+            checked_weight(from, 1, rows, cols, data.size());
+            checked_weight(to, 1, rows, cols, out.size());
+            require(!importance || importance->size() == static_cast<size_t>(cols), "importance: one for each column");
+            const Quantised made = unlocked([&] {
+                return quantise(quantisers_of(kernels().name), to, from, data.data(), rows, one.cols,
+                                importance ? importance->data() : nullptr, threads, out.data());
+            });
+            return nb::make_tuple(made.squares, made.errors, made.bad_row);
+        },
+        nb::arg("type"), nb::arg("source"), nb::arg("cols"), nb::arg("data").noconvert(),
+        nb::arg("importance").noconvert().none(), nb::arg("threads"), nb::arg("out").noconvert());
 
     nb::class_<Cache>(m, "Cache")
         .def(

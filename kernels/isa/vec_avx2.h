@@ -28,6 +28,7 @@ struct LOCALLLM_AVX2 {
     using F = __m256;
     using I = __m256i;
     using B = __m256i;
+    using M = __m256;
 
     static F zero() { return _mm256_setzero_ps(); }
     static F set1(float x) { return _mm256_set1_ps(x); }
@@ -67,6 +68,12 @@ struct LOCALLLM_AVX2 {
         return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
     }
     static F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+    static F floor(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+    static F sqrt(F a) { return _mm256_sqrt_ps(a); }
+    static M less(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+    static M both(M a, M b) { return _mm256_and_ps(a, b); }
+    static bool any(M a) { return _mm256_movemask_ps(a) != 0; }
+    static F select(M m, F a, F b) { return _mm256_blendv_ps(b, a, m); }
     static F keep(F a, F b, int first, int last) {
         const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         const __m256i inside = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(first), lane),

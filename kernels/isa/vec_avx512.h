@@ -19,6 +19,7 @@ struct Avx512 {
     using F = __m512;
     using I = __m512i;
     using B = __m512i;
+    using M = __mmask16;
 
     static F zero() { return _mm512_setzero_ps(); }
     static F set1(float x) { return _mm512_set1_ps(x); }
@@ -51,6 +52,12 @@ struct Avx512 {
     static float reduce_add(F a) { return _mm512_reduce_add_ps(a); }
     static float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
     static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+    static F floor(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+    static F sqrt(F a) { return _mm512_sqrt_ps(a); }
+    static M less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }  // false where either is NaN
+    static M both(M a, M b) { return static_cast<M>(a & b); }
+    static bool any(M a) { return a != 0; }
+    static F select(M m, F a, F b) { return _mm512_mask_mov_ps(b, m, a); }  // a where m is set
     // Lanes first <= i < last keep `a`, the others take `b`.
     static F keep(F a, F b, int first, int last) {
         const uint32_t low = first >= 16 ? 0xffff : (1u << (first < 0 ? 0 : first)) - 1;

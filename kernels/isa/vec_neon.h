@@ -27,6 +27,7 @@ struct LOCALLLM_NEON {
         int32x4_t v;
     };
     using B = uint8x16_t;
+    using M = uint32x4_t;
 
     static F zero() { return vdupq_n_f32(0.0f); }
     static F set1(float x) { return vdupq_n_f32(x); }
@@ -58,6 +59,12 @@ struct LOCALLLM_NEON {
     static float reduce_add(F a) { return vaddvq_f32(a); }
     static float reduce_max(F a) { return vmaxvq_f32(a); }
     static F round(F a) { return vrndnq_f32(a); }
+    static F floor(F a) { return vrndmq_f32(a); }
+    static F sqrt(F a) { return vsqrtq_f32(a); }
+    static M less(F a, F b) { return vcltq_f32(a, b); }
+    static M both(M a, M b) { return vandq_u32(a, b); }
+    static bool any(M a) { return vmaxvq_u32(a) != 0; }
+    static F select(M m, F a, F b) { return vbslq_f32(m, a, b); }
     static F keep(F a, F b, int first, int last) {
         static constexpr int32_t kLanes[4] = {0, 1, 2, 3};
         const int32x4_t lane = vld1q_s32(kLanes);

@@ -23,6 +23,9 @@ struct Scalar {
     struct B {
         uint8_t v[4 * lanes];
     };
+    struct M {
+        bool v[lanes];
+    };
 
     template <class T, class Op>
     static T map(Op op) {
@@ -107,6 +110,26 @@ struct Scalar {
     }
     static F round(F a) {
         return map<F>([&](int i) { return std::nearbyintf(a.v[i]); });
+    }
+    static F floor(F a) {
+        return map<F>([&](int i) { return std::floor(a.v[i]); });
+    }
+    static F sqrt(F a) {
+        return map<F>([&](int i) { return std::sqrt(a.v[i]); });
+    }
+    static M less(F a, F b) {
+        return map<M>([&](int i) { return a.v[i] < b.v[i]; });
+    }
+    static M both(M a, M b) {
+        return map<M>([&](int i) { return a.v[i] && b.v[i]; });
+    }
+    static bool any(M a) {
+        bool found = false;
+        for (bool lane : a.v) found |= lane;
+        return found;
+    }
+    static F select(M m, F a, F b) {
+        return map<F>([&](int i) { return m.v[i] ? a.v[i] : b.v[i]; });
     }
     static F keep(F a, F b, int first, int last) {
         return map<F>([&](int i) { return i >= first && i < last ? a.v[i] : b.v[i]; });

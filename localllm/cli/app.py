@@ -22,6 +22,7 @@ COMMANDS = {
     "show": "Describe a model file.",
     "convert": "Make a model file of a checkpoint folder.",
     "cache": "Show or clear the packed weights kept on disk.",
+    "quantize": "Store a model's weights in fewer bits.",
     "serve": "Serve models to other programs, the way OpenAI does.",
     "ps": "Show the models of the running servers.",
     "stop": "Unload a model of a running server; without MODEL, end the server.",

@@ -1,0 +1,349 @@
+"""Writes a model file anew with its tensors quantised, one at a time."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from localllm import _native
+from localllm.compress.mixes import Mix, TypePlan, is_quantised
+from localllm.errors import LocalLLMError, ModelFileError, UsageError
+from localllm.gguf import GGUFFile, MadeTensor, QuantType, TensorInfo, write_gguf
+from localllm.units import in_bytes
+
+Bytes = npt.NDArray[np.uint8]
+Importance = Mapping[str, npt.NDArray[np.float32]]
+
+_STEP_ELEMENTS = 1 << 23  # of one call of the kernels: a fraction of a second
+_QUANTIZATION_VERSION = 2  # of ggml's formats, as they are since 2023
+_NATURAL = ("F32", "F16", "BF16")
+
+
+@dataclass
+class TypeCount:
+    """The tensors of one type.
+
+    Attributes:
+        tensors: how many there are.
+        weights: numbers in them.
+        bytes: what they take in the file.
+        relative_error: root of the sum of the errors' squares by that of the weights' squares, over
+            those that were quantised anew; None where none was.
+    """
+
+    tensors: int = 0
+    weights: int = 0
+    bytes: int = 0
+    relative_error: float | None = None
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """What was made of a model.
+
+    Attributes:
+        source: the file that was read, of a split one the shard that was named.
+        output: the file that was written.
+        mix: how it was quantised.
+        source_bytes: of all shards.
+        bytes: of the output.
+        bits_per_weight: bits of the output's tensors by their weights.
+        relative_error: of all tensors that were quantised anew; see `TypeCount`.
+        before: tensors of the source by their type.
+        after: tensors of the output by theirs.
+        notes: what the user should know, a line each.
+        seconds: how long it took.
+    """
+
+    source: Path
+    output: Path
+    mix: str
+    source_bytes: int
+    bytes: int
+    bits_per_weight: float
+    relative_error: float
+    before: Mapping[str, TypeCount]
+    after: Mapping[str, TypeCount]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def quantize_file(
+    source: GGUFFile,
+    target: Path,
+    mix: Mix,
+    plan: TypePlan,
+    *,
+    importance: Importance | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    threads: int = 1,
+    say: Callable[[str], None] = lambda text: None,
+) -> QuantizeReport:
+    """Writes `source` to `target`, each tensor as the plan says; `target` appears when it is whole.
+
+    At most one tensor's new bytes and a few rows more are in memory. Metadata and the order of the
+    tensors stay; what says that the file was split goes.
+
+    Args:
+        source: the model.
+        target: where to; an existing file is replaced, but not one that is read.
+        mix: what the plan came from; stands in the file's ``general.file_type``.
+        plan: the type of each tensor.
+        importance: mean squared inputs by tensor name, [columns], or [experts, columns]; a tensor
+            without is quantised as if there were none.
+        metadata: keys to add.
+        threads: processor threads.
+        say: told what is under way, often.
+
+    Raises:
+        UsageError: the target is the source.
+        LocalLLMError: the target cannot be written.
+        ModelFileError: a tensor's type is not supported, a number in it is not finite, or the
+            importance has another shape; names the tensor.
+    """
+    start = time.perf_counter()
+    for shard in source.shards:
+        if target.exists() and target.samefile(shard.path):
+            raise UsageError(f"{target} is the source itself", "write to another file with -o")
+    work = _Work(source, plan, importance, threads, say)
+    work.require_sound()
+    needed = sum(_new_bytes(tensor, plan) for tensor in source.tensors.values())
+    _require_space(target, needed)
+    keys: dict[str, Any] = {
+        key: value for key, value in source.metadata.items() if not key.startswith("split.")
+    }
+    keys["general.quantization_version"] = np.uint32(_QUANTIZATION_VERSION)
+    keys["general.file_type"] = np.uint32(mix.file_type)
+    keys.update(metadata or {})
+    tensors = {
+        name: MadeTensor(plan.types[name], tensor.shape, partial(work.make, tensor))
+        for name, tensor in source.tensors.items()
+    }
+    try:
+        write_gguf(target, keys, tensors)
+    except OSError as error:
+        raise LocalLLMError(f"{target}: cannot be written: {error.strerror}") from None
+    weights = sum(prod(tensor.shape) for tensor in source.tensors.values())
+    return QuantizeReport(
+        source=source.path,
+        output=target,
+        mix=mix.name,
+        source_bytes=source.nbytes,
+        bytes=target.stat().st_size,
+        bits_per_weight=8 * needed / weights if weights else 0.0,
+        relative_error=work.relative_error(),
+        before=_counts(source, {name: tensor.type for name, tensor in source.tensors.items()}),
+        after=work.counts_after(),
+        notes=tuple(work.notes()),
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclass
+class _Work:
+    """What is shared by the tensors of one file while they are made."""
+
+    source: GGUFFile
+    plan: TypePlan
+    importance: Importance | None
+    threads: int
+    say: Callable[[str], None]
+    squares: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    _done: int = 0
+    _begin: float = field(default_factory=time.perf_counter)
+
+    def require_sound(self) -> None:
+        """Checks all that can be checked before anything is written."""
+        for tensor in self.source.tensors.values():
+            if self._changes(tensor):
+                if not tensor.type.runnable:
+                    raise self._fail(tensor, f"is stored as {tensor.type}, which cannot be read")
+                self._importance_of(tensor)
+
+    def make(self, tensor: TensorInfo) -> Bytes:
+        """The new bytes of a tensor."""
+        if not self._changes(tensor):
+            self._report(tensor)
+            self.source.require_unchanged()
+            kept: Bytes = tensor.data.copy()
+            tensor.release()
+            self._done += prod(tensor.shape)
+            return kept
+        quant = self.plan.types[tensor.name]
+        columns = tensor.shape[-1]
+        importance = self._importance_of(tensor)
+        parts = 1 if importance is None else len(importance)
+        out = np.empty(quant.nbytes(prod(tensor.shape)), np.uint8)
+        rows = prod(tensor.shape[:-1]) // parts
+        step = max(1, _STEP_ELEMENTS // columns)
+        for part in range(parts):
+            for first in range(0, rows, step):
+                self._report(tensor)
+                self._rows(
+                    tensor,
+                    quant,
+                    part * rows + first,
+                    min(step, rows - first),
+                    None if importance is None else importance[part],
+                    out,
+                )
+        return out
+
+    def _rows(
+        self,
+        tensor: TensorInfo,
+        quant: QuantType,
+        first: int,
+        count: int,
+        importance: npt.NDArray[np.float32] | None,
+        out: Bytes,
+    ) -> None:
+        columns = tensor.shape[-1]
+        begin, size = tensor.type.nbytes(first * columns), tensor.type.nbytes(count * columns)
+        place, length = quant.nbytes(first * columns), quant.nbytes(count * columns)
+        data = tensor.data[begin : begin + size]
+        self.source.require_unchanged()
+        squares, errors, bad = _native.quantize(
+            quant.name,
+            tensor.type.name,
+            columns,
+            data,
+            importance,
+            self.threads,
+            out[place : place + length],
+        )
+        if bad >= 0:
+            raise self._bad_row(tensor, quant, first + bad)
+        if tensor.file is not None:
+            tensor.file.release(data)
+        self.squares[quant.name] += squares
+        self.errors[quant.name] += errors
+        self._done += count * columns
+
+    def _changes(self, tensor: TensorInfo) -> bool:
+        return self.plan.types[tensor.name] != tensor.type
+
+    def _importance_of(self, tensor: TensorInfo) -> npt.NDArray[np.float32] | None:
+        """Importances of a tensor, [parts, columns]; None where there are none."""
+        found = None if self.importance is None else self.importance.get(tensor.name)
+        if found is None:
+            return None
+        columns = tensor.shape[-1]
+        parts = prod(tensor.shape[:-2])
+        if found.size != parts * columns:
+            if tensor.name == "token_embd.weight":  # its inputs are tokens, whatever stands there
+                return None
+            raise self._fail(
+                tensor,
+                f"the importance matrix has {found.size} columns for it, and it {parts * columns}",
+                "it was made for another model",
+            )
+        return np.ascontiguousarray(found.reshape(parts, columns), np.float32)
+
+    def _bad_row(self, tensor: TensorInfo, quant: QuantType, row: int) -> ModelFileError:
+        columns = tensor.shape[-1]
+        begin = tensor.type.nbytes(row * columns)
+        values = np.empty(columns, np.float32)
+        data = tensor.data[begin : begin + tensor.type.nbytes(columns)]
+        _native.dequantize(tensor.type.name, data, values)
+        place = ", ".join(str(i) for i in np.unravel_index(row, tensor.shape[:-1]))
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if wrong.size:
+            return self._fail(tensor, f"value [{place}, {wrong[0]}] is {values[wrong[0]]}")
+        column = int(np.argmax(np.abs(values)))
+        value = f"value [{place}, {column}] is {values[column]:g}"
+        return self._fail(tensor, f"{value}, too large for {quant}")
+
+    def _fail(self, tensor: TensorInfo, problem: str, hint: str = "") -> ModelFileError:
+        return ModelFileError(f"{self.source.path}: tensor {tensor.name}: {problem}", hint)
+
+    def _report(self, tensor: TensorInfo) -> None:
+        total = sum(prod(other.shape) for other in self.source.tensors.values())
+        left = ""
+        if self._done:
+            passed = time.perf_counter() - self._begin
+            left = f", {passed * (total - self._done) / self._done:.0f} s left"
+        share = 100 * self._done // max(total, 1)
+        self.say(f"quantising {share} %{left}: {tensor.name} to {self.plan.types[tensor.name]}")
+
+    def relative_error(self) -> float:
+        """Of all tensors that were quantised anew."""
+        squares = sum(self.squares.values())
+        return sqrt(sum(self.errors.values()) / squares) if squares else 0.0
+
+    def counts_after(self) -> dict[str, TypeCount]:
+        """The output's tensors by type."""
+        counts = _counts(self.source, self.plan.types)
+        for name, squares in self.squares.items():
+            if squares:
+                counts[name].relative_error = sqrt(self.errors[name] / squares)
+        return counts
+
+    def notes(self) -> list[str]:
+        """What the user should know."""
+        notes = []
+        changed = [tensor for tensor in self.source.tensors.values() if self._changes(tensor)]
+        again = Counter(t.type.name for t in changed if t.type.name not in _NATURAL)
+        if again:
+            notes.append(
+                f"{sum(again.values())} tensors were quantised before ({', '.join(again)}): their "
+                "errors add to the new ones; a file in F16, BF16 or F32 gives a better result"
+            )
+        if self.plan.fallbacks:
+            kinds = Counter(
+                f"{wanted} as {self.plan.types[name]}"
+                for name, wanted in self.plan.fallbacks.items()
+            )
+            stored = ", ".join(f"{count} × {kind}" for kind, count in kinds.items())
+            notes.append(f"rows that are not whole blocks had to be stored otherwise: {stored}")
+        if self.importance is not None:
+            without = [
+                tensor.name
+                for tensor in changed
+                if is_quantised(tensor) and self._importance_of(tensor) is None
+            ]
+            if without:
+                shown = ", ".join(without[:3]) + (", …" if len(without) > 3 else "")
+                notes.append(f"the importance matrix says nothing of {len(without)}: {shown}")
+        return notes
+
+
+def _new_bytes(tensor: TensorInfo, plan: TypePlan) -> int:
+    return plan.types[tensor.name].nbytes(prod(tensor.shape))
+
+
+def _counts(source: GGUFFile, types: Mapping[str, QuantType]) -> dict[str, TypeCount]:
+    """Tensors by type, those with most weights first."""
+    counts: dict[str, TypeCount] = {}
+    for name, tensor in source.tensors.items():
+        count = counts.setdefault(types[name].name, TypeCount())
+        count.tensors += 1
+        count.weights += prod(tensor.shape)
+        count.bytes += types[name].nbytes(prod(tensor.shape))
+    return dict(sorted(counts.items(), key=lambda item: -item[1].weights))
+
+
+def _require_space(target: Path, needed: int) -> None:
+    """Checks that the folder is there and has room.
+
+    Raises:
+        LocalLLMError: it is not, or has not.
+    """
+    if not target.parent.is_dir():
+        raise LocalLLMError(f"{target}: there is no folder {target.parent}")
+    free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise LocalLLMError(
+            f"{target}: needs {in_bytes(needed)}, and {in_bytes(free)} are free there"
+        )
