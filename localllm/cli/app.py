@@ -21,6 +21,7 @@ COMMANDS = {
     "list": "List the catalog and the models on this machine.",
     "show": "Describe a model file.",
     "cache": "Show or clear the packed weights kept on disk.",
+    "imatrix": "Measure how much each column of a model's weights matters, for quantising.",
     "serve": "Serve models to other programs, the way OpenAI does.",
     "ps": "Show the models of the running servers.",
     "stop": "Unload a model of a running server; without MODEL, end the server.",

@@ -1,0 +1,1 @@
+"""Making models smaller: what is measured for it, and what is done with that."""
