@@ -301,6 +301,29 @@ class Builder {
         require(program.adapters.erase(number) == 1, "drop_adapter: no such adapter");
     }
 
+    void collect_squares() {
+        nb::gil_scoped_release release;
+        const std::lock_guard<std::mutex> lock(running_);
+        program.collect_squares();
+    }
+    // The sums float64 [matrices, cols] of a weight, and of how many rows int64 [matrices].
+    nb::tuple squares(int weight) {
+        const PackedMatrix& w = matrix(weight, "squares");
+        InputSquares found;
+        {
+            nb::gil_scoped_release release;
+            const std::lock_guard<std::mutex> lock(running_);
+            require(program.squares && program.squares->count(&w), "squares: they are not collected");
+            found = program.squares->at(&w);
+        }
+        const size_t matrices = found.rows.size(), cols = static_cast<size_t>(w.cols);
+        auto sums = std::make_unique<double[]>(matrices * cols);
+        auto rows = std::make_unique<int64_t[]>(matrices);
+        std::copy(found.sums.begin(), found.sums.end(), sums.get());
+        std::copy(found.rows.begin(), found.rows.end(), rows.get());
+        return nb::make_tuple(own(sums.release(), {matrices, cols}), own(rows.release(), {matrices}));
+    }
+
     // With `only`, that output alone, and nothing is computed that comes after it.
     nb::dict step(const Cache& cache, Ints tokens, Ints lengths, Ints past, IntTable tables, Ints selected,
                   const std::string& only, std::optional<Ints> adapters) {
@@ -448,6 +471,8 @@ void bind_program(nb::module_& m) {
         .def("step", &Builder::step, nb::arg("cache"), nb::arg("tokens").noconvert(), nb::arg("lengths").noconvert(),
              nb::arg("past").noconvert(), nb::arg("tables").noconvert(), nb::arg("rows").noconvert(),
              nb::arg("only") = "", nb::arg("adapters").noconvert() = nb::none())
+        .def("collect_squares", &Builder::collect_squares)
+        .def("squares", &Builder::squares, nb::arg("weight"))
         .def("adapter", &Builder::adapter, nb::arg("weights"), nb::arg("a").noconvert(), nb::arg("b").noconvert())
         .def("drop_adapter", &Builder::drop_adapter, nb::arg("number"));
 }

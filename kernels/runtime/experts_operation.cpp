@@ -159,6 +159,21 @@ class Mixture {
         }
     }
 
+    // The squares of what the weights were multiplied with.
+    void collect(Squares& squares) const {
+        auto add = [&](std::initializer_list<const PackedMatrix*> weights, int matrix, int count, auto row) {
+            std::vector<InputSquares*> of;
+            for (const PackedMatrix* weight : weights) of.push_back(&squares.at(weight));
+            add_squares(team_, of, matrix, count, (*weights.begin())->cols, row);
+        };
+        add({op_.router}, 0, rows_, [&](int row) { return input(row); });
+        for (int e = 0; e < experts_; ++e) {
+            const int start = starts_[e], count = starts_[e + 1] - start;
+            add({op_.gate, op_.up}, e, count, [&](int i) { return input(order_[start + i] / used_); });
+            add({op_.down}, e, count, [&](int i) { return hidden(start + i); });
+        }
+    }
+
   private:
     const Experts& op_;
     const Kernels& kernels_;
@@ -227,6 +242,7 @@ void Experts::run(const Kernels& kernels, const Step& step, Team& team) const {
     mixture.multiply_down();
     team.barrier();
     mixture.combine();
+    if (step.squares) mixture.collect(*step.squares);
 }
 
 }  // namespace localllm

@@ -42,6 +42,11 @@ void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
         kernels.rms_norm(row, norm, normed.data(), k, eps);
         return normed.data();
     };
+    if (step.squares) {
+        std::vector<InputSquares*> squares;
+        for (const Target& t : targets) squares.push_back(&step.squares->at(t.weight));
+        add_squares(team, squares, 0, n, k, input);
+    }
     const auto [begin, end] = each_alone(n) ? std::pair<int64_t, int64_t>(0, 1) : team.share(tiles.size());
     for (int64_t i = begin; i < end; ++i) prepare_tile(kernels, tiles[i], k, prepared, input);
     if (!corrections.none()) {

@@ -165,6 +165,15 @@ int Program::add_adapter(const std::vector<AdapterSource>& sources) {
     return adapters_made_++;
 }
 
+void Program::collect_squares() {
+    squares.emplace();
+    for (const PackedMatrix& weight : weights) {
+        InputSquares& zero = (*squares)[&weight];
+        zero.sums.resize(static_cast<size_t>(weight.matrices) * weight.cols);
+        zero.rows.resize(weight.matrices);
+    }
+}
+
 void Program::add(std::unique_ptr<Operation> operation) {
     if (dynamic_cast<const Select*>(operation.get())) selected_ = true;
     operation->on_selected = selected_;
@@ -177,6 +186,7 @@ void Program::run(Step& step, const Output* until) {
     size_t scratch = 0, floats = 0;
     const size_t count = until ? until->operations : operations.size();
     step.threads = pool.size();
+    step.squares = squares ? &*squares : nullptr;
     find_adapted(step);
     for (size_t i = 0; i < count; ++i) scratch = std::max(scratch, operations[i]->scratch(kernels, step));
     if (scratch > scratch_.bytes()) scratch_ = Memory(scratch);

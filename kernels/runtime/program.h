@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "isa/kernels.h"
 #include "runtime/adapters.h"
 #include "runtime/memory.h"
+#include "runtime/squares.h"
 #include "runtime/thread_pool.h"
 
 namespace localllm {
@@ -38,6 +40,7 @@ struct Step {
     uint8_t* scratch = nullptr;                     // of the running operation, shared by the threads
     std::vector<std::vector<float>> rotations;      // of each RotationSpec: [rows][pairs][cos, sin]
     std::vector<AdaptedRows> adapted, adapted_selected;
+    Squares* squares = nullptr;            // of what weights are multiplied with; null: nobody asks
     std::atomic<int>* counters = nullptr;  // zero at the start of the step
 };
 
@@ -87,6 +90,7 @@ class Program {
     std::vector<RotationSpec> rotations;
     std::vector<Output> outputs;                       // each buffer once
     std::map<int, std::unique_ptr<Adapter>> adapters;  // by number; none is given twice
+    std::optional<Squares> squares;                    // collected by every run while they are there
 
     // Packs a weight of GGUF rows on all threads; returns its id.
     int add_weight(PackedMatrix shape, const uint8_t* data);
@@ -112,6 +116,8 @@ class Program {
         const float *a, *b;
     };
     int add_adapter(const std::vector<AdapterSource>& sources);
+    // Begins to collect the squares of the weights' inputs, from zero.
+    void collect_squares();
     // Adds an operation; `on_selected` is set once a Select has been added.
     void add(std::unique_ptr<Operation> operation);
     void add_output(const std::string& name, int buffer) { outputs.push_back({name, buffer, operations.size()}); }

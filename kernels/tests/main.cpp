@@ -20,7 +20,9 @@ int main(int count, char** names) {
                                                         {"largest", test_largest},
                                                         {"experts_room", test_experts_room},
                                                         {"programs", test_programs},
-                                                        {"outputs", test_outputs}};
+                                                        {"outputs", test_outputs},
+                                                        {"squares", test_squares},
+                                                        {"routed_squares", test_squares_of_routed_rows}};
     for (const auto& [name, run] : parts) {
         bool wanted = count == 1;
         for (int i = 1; i < count; ++i) wanted |= std::string(names[i]) == name;

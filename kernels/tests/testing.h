@@ -86,5 +86,7 @@ void test_largest();
 void test_experts_room();
 void test_programs();
 void test_outputs();
+void test_squares();
+void test_squares_of_routed_rows();
 
 }  // namespace localllm

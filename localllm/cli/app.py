@@ -23,6 +23,7 @@ COMMANDS = {
     "convert": "Make a model file of a checkpoint folder.",
     "cache": "Show or clear the packed weights kept on disk.",
     "quantize": "Store a model's weights in fewer bits.",
+    "imatrix": "Measure how much each column of a model's weights matters, for quantising.",
     "serve": "Serve models to other programs, the way OpenAI does.",
     "ps": "Show the models of the running servers.",
     "stop": "Unload a model of a running server; without MODEL, end the server.",

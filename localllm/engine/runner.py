@@ -11,7 +11,7 @@ from localllm.engine.batch import Batch
 from localllm.errors import LocalLLMError, UsageError
 from localllm.models.blocks import Model
 from localllm.ops.low_rank import Terms
-from localllm.ops.native import Place, lower
+from localllm.ops.native import InputSquares, Place, input_squares, lower
 
 Rows = npt.NDArray[np.float32]
 Logits = Rows
@@ -105,6 +105,14 @@ class NativeRunner:
     def drop_adapter(self, number: int) -> None:
         """See ``Runner.drop_adapter``."""
         self._program.drop_adapter(number)
+
+    def collect_squares(self) -> None:
+        """Sum up the squares of what weights are multiplied with in all later steps, from zero."""
+        self._program.collect_squares()
+
+    def squares(self) -> dict[str, InputSquares]:
+        """The sums since then, by the weights' names in the model file."""
+        return input_squares(self._program, self._weights)
 
 
 def eager_runner(model: Model, pages: int, page_size: int, device: str) -> Runner:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import singledispatchmethod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from localllm.ops.program import (
     Add,
@@ -51,6 +53,31 @@ def lower(program: Program, threads: int, place: Place | None = None) -> tuple[A
     for instruction in program.instructions:
         lowering.add(instruction)
     return lowering.core, lowering.weights
+
+
+@dataclass(frozen=True)
+class InputSquares:
+    """What a weight, or each of stacked ones, was multiplied with.
+
+    Attributes:
+        sums: float64 [matrices, in], of the squares of each column.
+        rows: int64 [matrices], how many rows they are of.
+    """
+
+    sums: npt.NDArray[np.float64]
+    rows: npt.NDArray[np.int64]
+
+
+def input_squares(core: Any, weights: Mapping[str, int]) -> dict[str, InputSquares]:
+    """What a core collected since `collect_squares`, by the names of tensors.
+
+    Args:
+        core: a `_native.Program`.
+        weights: its numbers by the weights' names, as of `lower`.
+    """
+    # The row ranges of one tensor read one input.
+    tensors = {name.partition("[")[0]: number for name, number in weights.items()}
+    return {name: InputSquares(*core.squares(number)) for name, number in tensors.items()}
 
 
 def core_shape(weight: Weight) -> tuple[str, int, int, int]:

@@ -1,0 +1,133 @@
+"""`localllm imatrix`: measures how much each column of a model's weights matters."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from localllm.cli.loading import find, load_engine, progress
+from localllm.cli.options import EngineOptions, Model, OutputOptions, Threads, with_options
+from localllm.errors import LocalLLMError, UsageError
+from localllm.terminal import one_line
+from localllm.units import in_bytes
+
+_TEXTS_AT_ONCE = 4
+
+
+@with_options
+def command(
+    model: Model,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FILE", help="Where to write it.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="FILE", help="The text to compute; default: the one that comes along."
+        ),
+    ] = None,
+    ctx: Annotated[int, typer.Option("--ctx", help="Tokens of each chunk of the text.")] = 512,
+    chunks: Annotated[
+        int | None, typer.Option("--chunks", help="So many chunks at most; default: all.")
+    ] = None,
+    threads: Threads = None,
+    *,
+    output: OutputOptions,
+) -> None:
+    """Measure on a text how much each column of a model's weights matters, for `quantize`."""
+    for flag, value in (("ctx", ctx), ("chunks", chunks)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{flag} {value}: must be >= 1")
+    target = _target(out)
+
+    from localllm.compress.calibration import CALIBRATION_TEXT, collect, cut
+    from localllm.compress.imatrix import write_imatrix
+
+    source = CALIBRATION_TEXT if data is None else Path(data)
+    text = _read(source)
+    found = find(model)
+    options = EngineOptions(ctx=ctx, threads=threads, draft="none")
+    engine, _ = load_engine(found, options, texts=_TEXTS_AT_ONCE)
+    # llama.cpp's tools drop the line's end at the end of a file
+    tokens = engine.tokenizer.encode(text.removesuffix("\n"))
+    pieces = cut(tokens, engine.tokenizer, ctx)[:chunks]
+    start = time.perf_counter()
+    with progress() as line:
+
+        def say(done: int, total: int) -> None:
+            rate = done / (time.perf_counter() - start)
+            left = (total - done) / rate
+            line.say(f"{done:,} of {total:,} tokens, {rate:,.0f} a second, {left:.0f} s left")
+
+        squares = collect(engine, pieces, say)
+    seconds = time.perf_counter() - start
+    try:
+        write_imatrix(
+            target, squares, chunks=len(pieces), chunk_size=ctx, datasets=[one_line(str(source))]
+        )
+    except OSError as error:
+        raise LocalLLMError(f"--out {out}: cannot be written: {error.strerror}") from None
+    unseen = {name: int((one.rows == 0).sum()) for name, one in squares.items()}
+    unseen = {name: count for name, count in unseen.items() if count}
+    report = {
+        "model": found.name,
+        "out": str(target),
+        "bytes": target.stat().st_size,
+        "data": str(source),
+        "chunks": len(pieces),
+        "chunk_size": ctx,
+        "tokens": len(pieces) * ctx,
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(len(pieces) * ctx / seconds, 1),
+        "weights": len(squares),
+        "unseen_experts": unseen,
+    }
+    if output.json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    print(
+        f"{one_line(str(target))}: {len(squares)} weights, {in_bytes(target.stat().st_size)}; "
+        f"{len(pieces)} chunks of {ctx} tokens in {seconds:.1f} s "
+        f"({len(pieces) * ctx / seconds:,.0f} tokens a second)"
+    )
+    for name, count in unseen.items():
+        total = len(squares[name].rows)
+        print(f"note: {name}: {count} of {total} experts saw no token; a longer text reaches more")
+
+
+def _target(out: str) -> Path:
+    """Where to write, checked before anything is computed.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    path = Path(out)
+    if not path.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--out {out}: is there, and no regular file")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--out {out}: {path.parent} cannot be written")
+    return path
+
+
+def _read(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        UsageError: there is none, or it is not UTF-8; names it.
+    """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--data {path}: is no regular file")  # a FIFO could be waited for forever
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--data {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"--data {path}: is not valid UTF-8 at byte {error.start}",
+            "convert the text first, for instance with iconv",
+        ) from None
