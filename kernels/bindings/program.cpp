@@ -111,13 +111,16 @@ class Builder {
         return static_cast<int>(program.widths.size()) - 1;
     }
 
-    void embed(int out, int table, double scale) {
+    void embed(int out, int table, double scale, const std::string& index) {
         auto op = std::make_unique<Embed>();
         require(table >= 0 && table < static_cast<int>(program.tables.size()), "embed: no such table");
         op->table = program.tables[table];
         op->out = width_is(out, op->table.cols, "embed");
         op->scale = static_cast<float>(scale);
-        vocabulary_ = std::min(vocabulary_, op->table.rows);
+        require(index == "token" || index == "position" || index == "segment", "embed: no such index");
+        op->index = index == "token" ? Index::token : index == "position" ? Index::position : Index::segment;
+        if (op->index == Index::token) vocabulary_ = std::min(vocabulary_, op->table.rows);
+        if (op->index == Index::position) positions_ = std::min(positions_, op->table.rows);
         program.add(std::move(op));
     }
     void norm(int out, int x, int weight, double eps, int group) {
@@ -128,6 +131,16 @@ class Builder {
         require(group > 0 && op->width % group == 0, "norm: the group does not divide the width");
         op->group = group;
         op->weight = vector_of(weight, group, "norm");
+        op->eps = static_cast<float>(eps);
+        program.add(std::move(op));
+    }
+    void layer_norm(int out, int x, int weight, int bias, double eps) {
+        auto op = std::make_unique<LayerNorm>();
+        op->x = buffer_id(x);
+        op->width = program.widths[x];
+        op->out = width_is(out, op->width, "layer_norm");
+        op->weight = vector_of(weight, op->width, "layer_norm");
+        op->bias = vector_of(bias, op->width, "layer_norm");
         op->eps = static_cast<float>(eps);
         program.add(std::move(op));
     }
@@ -149,11 +162,12 @@ class Builder {
             op->norm = vector_of(norm, program.widths[x], "linear");
             op->eps = static_cast<float>(eps);
         }
-        op->gated = !act.empty();
-        if (op->gated) {
+        if (!act.empty()) {
             op->kind = activation(act);
-            require(weights.size() == 2 && outs[0] == outs[1] && !accumulate,
-                    "linear: a gate and what it lets through have one output");
+            op->gated = weights.size() == 2 && outs[0] == outs[1];
+            op->activated = weights.size() == 1;
+            require((op->gated || op->activated) && !accumulate,
+                    "linear: an activation is that of one weight, or of a gate and what it lets through to one output");
         }
         program.add(std::move(op));
     }
@@ -170,9 +184,7 @@ class Builder {
                    int window, double softcap, int q_norm, double q_eps, int k_norm, double k_eps, int frequencies,
                    bool interleaved, double rope_scale) {
         auto op = std::make_unique<Attention>();
-        require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "attention: heads is not a multiple of kv_heads");
-        require(head_dim > 0 && head_dim % 16 == 0 && head_dim <= kMaxHeadDim,
-                "attention: head_dim must be a multiple of 16, at most 512");
+        check_heads(heads, kv_heads, head_dim);
         require(layer >= 0 && layer < (1 << 20), "attention: bad layer");
         require(layers_ == 0 || (kv_heads == kv_heads_ && head_dim == head_dim_),
                 "attention: the layers differ in their KV heads");
@@ -201,6 +213,30 @@ class Builder {
         layers_ = std::max(layers_, layer + 1);
         kv_heads_ = kv_heads;
         head_dim_ = head_dim;
+        program.add(std::move(op));
+    }
+    void attention_both_ways(int out, int q, int k, int v, int heads, int kv_heads, int head_dim, double scale) {
+        auto op = std::make_unique<AttentionBothWays>();
+        check_heads(heads, kv_heads, head_dim);
+        const int64_t q_width = int64_t{heads} * head_dim, kv_width = int64_t{kv_heads} * head_dim;
+        op->q = width_is(q, q_width, "attention");
+        op->k = width_is(k, kv_width, "attention");
+        op->v = width_is(v, kv_width, "attention");
+        op->out = width_is(out, q_width, "attention");
+        require(out != q && out != k && out != v, "attention: the output is an input");
+        op->heads = heads;
+        op->kv_heads = kv_heads;
+        op->head_dim = head_dim;
+        op->scale = static_cast<float>(scale);
+        texts_are_whole_ = true;
+        program.add(std::move(op));
+    }
+    void act(int out, int x, const std::string& kind) {
+        auto op = std::make_unique<Act>();
+        op->x = buffer_id(x);
+        op->width = program.widths[x];
+        op->out = width_is(out, op->width, "act");
+        op->kind = activation(kind);
         program.add(std::move(op));
     }
     void gated_act(int out, int gate, int up, const std::string& kind) {
@@ -343,7 +379,10 @@ class Builder {
             const int64_t length = lengths.data()[i], before = past.data()[i];
             require(length > 0 && before >= 0 && before + length <= INT32_MAX && row + length <= s.rows,
                     "step: bad sequence length");
-            const int64_t needed = (before + length + kPageTokens - 1) / kPageTokens;
+            require(before + length <= positions_, "step: a sequence is longer than there are positions");
+            require(!texts_are_whole_ || before == 0, "step: tokens that see all of their text come without it");
+            // Without layers in the cache, no pages are read or written.
+            const int64_t needed = layers_ > 0 ? (before + length + kPageTokens - 1) / kPageTokens : 0;
             require(needed <= static_cast<int64_t>(tables.shape(1)), "step: the block table is too short");
             const int32_t* table = tables.data() + i * tables.shape(1);
             for (int64_t p = 0; p < needed; ++p)
@@ -396,7 +435,8 @@ class Builder {
     }
 
     std::mutex running_;  // a second Python thread waits for the first
-    int vocabulary_ = 1 << 30, layers_ = 0, kv_heads_ = 0, head_dim_ = 0;
+    int vocabulary_ = 1 << 30, positions_ = INT32_MAX, layers_ = 0, kv_heads_ = 0, head_dim_ = 0;
+    bool texts_are_whole_ = false;  // some operation reads a text's other rows of the same step
 
     // The kernels of an instruction set; those chosen for this processor for "".
     static const Kernels& named_kernels(const std::string& isa) {
@@ -429,9 +469,14 @@ class Builder {
         require(id >= 0 && id < static_cast<int>(program.weights.size()), where + ": no such weight");
         return program.weights[id];
     }
+    static void check_heads(int heads, int kv_heads, int head_dim) {
+        require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "attention: heads is not a multiple of kv_heads");
+        require(head_dim > 0 && head_dim % 16 == 0 && head_dim <= kMaxHeadDim,
+                "attention: head_dim must be a multiple of 16, at most 512");
+    }
     static Activation activation(const std::string& kind) {
-        require(kind == "silu" || kind == "gelu", "activation must be silu or gelu");
-        return kind == "silu" ? Activation::silu : Activation::gelu;
+        require(kind == "silu" || kind == "gelu" || kind == "gelu_erf", "activation must be silu, gelu or gelu_erf");
+        return kind == "silu" ? Activation::silu : kind == "gelu" ? Activation::gelu : Activation::gelu_erf;
     }
 };
 
@@ -450,8 +495,11 @@ void bind_program(nb::module_& m) {
         .def("table", &Builder::table, nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("data").noconvert())
         .def("vector", &Builder::vector, nb::arg("data").noconvert())
         .def("buffer", &Builder::buffer, nb::arg("width"))
-        .def("embed", &Builder::embed, nb::arg("out"), nb::arg("table"), nb::arg("scale"))
+        .def("embed", &Builder::embed, nb::arg("out"), nb::arg("table"), nb::arg("scale"),
+             nb::arg("index") = "token")
         .def("norm", &Builder::norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"), nb::arg("group"))
+        .def("layer_norm", &Builder::layer_norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("bias"),
+             nb::arg("eps"))
         .def("linear", &Builder::linear, nb::arg("x"), nb::arg("weights"), nb::arg("outs"), nb::arg("biases"),
              nb::arg("accumulate"), nb::arg("norm") = -1, nb::arg("eps") = 0.0, nb::arg("act") = "")
         .def("rope", &Builder::rope, nb::arg("x"), nb::arg("inverse_frequencies"), nb::arg("heads"),
@@ -461,6 +509,9 @@ void bind_program(nb::module_& m) {
              nb::arg("window"), nb::arg("softcap"), nb::arg("q_norm") = -1, nb::arg("q_eps") = 0.0,
              nb::arg("k_norm") = -1, nb::arg("k_eps") = 0.0, nb::arg("inverse_frequencies") = -1,
              nb::arg("interleaved") = false, nb::arg("rope_scale") = 1.0)
+        .def("attention_both_ways", &Builder::attention_both_ways, nb::arg("out"), nb::arg("q"), nb::arg("k"),
+             nb::arg("v"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("scale"))
+        .def("act", &Builder::act, nb::arg("out"), nb::arg("x"), nb::arg("kind"))
         .def("gated_act", &Builder::gated_act, nb::arg("out"), nb::arg("gate"), nb::arg("up"), nb::arg("kind"))
         .def("add", &Builder::add, nb::arg("out"), nb::arg("a"), nb::arg("b"))
         .def("softcap", &Builder::softcap, nb::arg("x"), nb::arg("cap"))

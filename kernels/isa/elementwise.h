@@ -8,7 +8,7 @@
 
 namespace localllm {
 
-enum class Activation : uint8_t { silu, gelu };
+enum class Activation : uint8_t { silu, gelu, gelu_erf };  // gelu: its tanh approximation
 
 // Calls op(i, count) for each vector; the last may be shorter.
 template <class V, class Op>
@@ -55,11 +55,50 @@ void rms_norm(const float* x, const float* weight, float* out, int n, float eps)
     });
 }
 
+// out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias (Ba, Kiros and Hinton, arXiv 1607.06450); the
+// means in double-width sums.
+template <class V>
+void layer_norm(const float* x, const float* weight, const float* bias, float* out, int n, float eps) {
+    const auto mean_of = [&](auto value) {
+        double sum = 0;
+        for (int start = 0; start < n; start += 1024) {
+            const int stop = start + 1024 < n ? start + 1024 : n;
+            auto a = V::zero();
+            over_vectors<V>(stop - start, [&](int i, int count) { a = V::add(a, value(start + i, count)); });
+            sum += static_cast<double>(V::reduce_add(a));
+        }
+        return sum / n;
+    };
+    const double mean = mean_of([&](int i, int count) { return load_part<V>(x + i, count); });
+    const auto middle = V::set1(static_cast<float>(mean));
+    const double spread = mean_of([&](int i, int count) {
+        const auto v = V::keep(V::sub(load_part<V>(x + i, count), middle), V::zero(), 0, count);
+        return V::mul(v, v);
+    });
+    const auto scale = V::set1(static_cast<float>(1.0 / std::sqrt(spread + static_cast<double>(eps))));
+    over_vectors<V>(n, [&](int i, int count) {
+        const auto v = V::mul(V::sub(load_part<V>(x + i, count), middle), scale);
+        store_part<V>(out + i, V::fma(v, load_part<V>(weight + i, count), load_part<V>(bias + i, count)), count);
+    });
+}
+
+template <class V>
+inline typename V::F activated(typename V::F x, Activation kind) {
+    if (kind == Activation::silu) return vsilu<V>(x);
+    return kind == Activation::gelu ? vgelu<V>(x) : vgelu_erf<V>(x);
+}
+
+template <class V>
+void act(const float* x, float* out, int n, Activation kind) {
+    over_vectors<V>(n, [&](int i, int count) {
+        store_part<V>(out + i, activated<V>(load_part<V>(x + i, count), kind), count);
+    });
+}
+
 template <class V>
 void gated_act(const float* gate, const float* up, float* out, int n, Activation kind) {
     over_vectors<V>(n, [&](int i, int count) {
-        const auto g = load_part<V>(gate + i, count);
-        const auto a = kind == Activation::silu ? vsilu<V>(g) : vgelu<V>(g);
+        const auto a = activated<V>(load_part<V>(gate + i, count), kind);
         store_part<V>(out + i, V::mul(a, load_part<V>(up + i, count)), count);
     });
 }

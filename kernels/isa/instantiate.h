@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "attention/attend.h"
+#include "attention/attend_both_ways.h"
 #include "gemm/panel.h"
 #include "gemm/quantise.h"
 #include "gemm/slab.h"
@@ -60,9 +61,12 @@ constexpr Kernels make_kernels(const char* name) {
     if constexpr (V::columns >= 8) fill_attention<V, 8>(k, 3);
     k.quantise_column = quantise_column<V>;
     k.combine = combine<V>;
+    k.attend_both_ways = attend_both_ways<V>;
     k.store_token[0] = store_token<V, CacheType::f16>;
     k.store_token[1] = store_token<V, CacheType::int8>;
     k.rms_norm = rms_norm<V>;
+    k.layer_norm = layer_norm<V>;
+    k.act = act<V>;
     k.gated_act = gated_act<V>;
     k.add_scaled = add_scaled<V>;
     k.softcap = softcap<V>;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "attention/attend.h"
+#include "attention/attend_both_ways.h"
 #include "gemm/activations.h"
 #include "gemm/slab.h"
 #include "isa/elementwise.h"
@@ -28,8 +29,11 @@ struct Kernels {
     void (*pair_column)(const float* x, FloatTile& tile, int column);  // null: bfloat16 is widened
     void (*attend[2][4])(const Attend&);                               // [cache type][log2 rows]
     void (*combine)(float* parts, int count, int64_t stride, int head_dim, float* out);
+    void (*attend_both_ways)(const AttendBothWays&);
     void (*store_token[2])(int head_dim, uint8_t* keys, uint8_t* values, int slot, const float* k, const float* v);
     void (*rms_norm)(const float* x, const float* weight, float* out, int n, float eps);
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, float* out, int n, float eps);
+    void (*act)(const float* x, float* out, int n, Activation kind);
     void (*gated_act)(const float* gate, const float* up, float* out, int n, Activation kind);
     void (*add_scaled)(const float* a, const float* b, float factor, float* out, int n);
     void (*softcap)(float* x, int n, float cap);

@@ -107,7 +107,8 @@ void Linear::run(const Kernels& kernels, const Step& step, Team& team) const {
     team.claim(step.counters[counter], slabs, [&](int slab) {
         const Target* target = targets.data();
         while (slab >= target->weight->slabs()) slab -= (target++)->weight->slabs();
-        multiply_by(*target, slab, [&](const Tile& tile, int first, int count, const float* y) {
+        multiply_by(*target, slab, [&](const Tile& tile, int first, int count, float* y) {
+            if (activated) kernels.act(y, y, tile.valid * kPanelRows, kind);
             store(*target, tile, first, count, y);
         });
     });

@@ -7,9 +7,13 @@
 
 namespace localllm {
 
+// What chooses a row's row of a table. Every text is one segment, number 0.
+enum class Index : uint8_t { token, position, segment };
+
 struct Embed final : Operation {
     int out;
     float scale;
+    Index index = Index::token;
     Table table;
     void run(const Kernels&, const Step&, Team&) const override;
 };
@@ -21,8 +25,16 @@ struct Norm final : Operation {
     void run(const Kernels&, const Step&, Team&) const override;
 };
 
+struct LayerNorm final : Operation {
+    int out, x, width;
+    float eps;
+    const float *weight, *bias;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
 // Several weights on one input; with `accumulate` the outputs are added to. With a norm, the input is normalised first
-// (see Norm; over the whole row); gated, the two weights' results are combined (see GatedAct) into one output.
+// (see Norm; over the whole row); gated, the two weights' results are combined (see GatedAct) into one output; activated,
+// the results are (see Act).
 struct Linear final : Operation {
     struct Target {
         const PackedMatrix* weight;
@@ -34,7 +46,7 @@ struct Linear final : Operation {
     std::vector<Target> targets;
     const float* norm = nullptr;  // null: none
     float eps = 0;
-    bool gated = false;
+    bool gated = false, activated = false;
     Activation kind = Activation::silu;
     size_t scratch(const Kernels&, const Step&) const override;
     void run(const Kernels&, const Step&, Team&) const override;
@@ -66,6 +78,20 @@ struct Attention final : Operation {
     HeadNorm q_norm, k_norm;
     Rotation rotation;
     size_t scratch(const Kernels&, const Step&) const override;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+// Of every text's tokens among themselves (attention/attend_both_ways.h).
+struct AttentionBothWays final : Operation {
+    int out, q, k, v, heads, kv_heads, head_dim;
+    float scale;
+    size_t scratch(const Kernels&, const Step&) const override;
+    void run(const Kernels&, const Step&, Team&) const override;
+};
+
+struct Act final : Operation {
+    int out, x, width;
+    Activation kind;
     void run(const Kernels&, const Step&, Team&) const override;
 };
 

@@ -11,8 +11,9 @@ void Embed::run(const Kernels&, const Step& step, Team& team) const {
     const size_t row_bytes = static_cast<size_t>(table.cols) / f.block * f.bytes;
     const auto [begin, end] = team.share(rows(step));
     for (int64_t row = begin; row < end; ++row) {
+        const int from = index == Index::token ? step.tokens[row] : index == Index::position ? step.positions[row] : 0;
         float* to = step.buffers[out] + row * table.cols;
-        dequantize(table.type, table.data + row_bytes * step.tokens[row], table.cols, to);
+        dequantize(table.type, table.data + row_bytes * from, table.cols, to);
         if (scale != 1.0f)
             for (int i = 0; i < table.cols; ++i) to[i] *= scale;
     }
@@ -23,6 +24,12 @@ void Norm::run(const Kernels& kernels, const Step& step, Team& team) const {
     const auto [begin, end] = team.share(groups);
     for (int64_t i = begin; i < end; ++i)
         kernels.rms_norm(step.buffers[x] + i * group, weight, step.buffers[out] + i * group, group, eps);
+}
+
+void LayerNorm::run(const Kernels& kernels, const Step& step, Team& team) const {
+    const auto [begin, end] = team.share(rows(step));
+    for (int64_t i = begin; i < end; ++i)
+        kernels.layer_norm(step.buffers[x] + i * width, weight, bias, step.buffers[out] + i * width, width, eps);
 }
 
 void Rotation::turn(const Step& step, int64_t row, float* head) const {
@@ -40,6 +47,11 @@ void Rotation::turn(const Step& step, int64_t row, float* head) const {
 void Rope::run(const Kernels&, const Step& step, Team& team) const {
     const auto [begin, end] = team.share(static_cast<int64_t>(rows(step)) * heads);
     for (int64_t item = begin; item < end; ++item) rotation.turn(step, item / heads, step.buffers[x] + item * head_dim);
+}
+
+void Act::run(const Kernels& kernels, const Step& step, Team& team) const {
+    const auto [begin, end] = team.share(static_cast<int64_t>(rows(step)) * width, 64);
+    kernels.act(step.buffers[x] + begin, step.buffers[out] + begin, static_cast<int>(end - begin), kind);
 }
 
 void GatedAct::run(const Kernels& kernels, const Step& step, Team& team) const {

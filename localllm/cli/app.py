@@ -17,6 +17,7 @@ from localllm import __version__
 COMMANDS = {
     "chat": "Talk with a model in the terminal.",
     "run": "Answer one prompt; the answer, and only it, goes to stdout.",
+    "embed": "Turn texts into vectors.",
     "tokenize": "Show how a model splits a text into tokens.",
     "list": "List the catalog and the models on this machine.",
     "show": "Describe a model file.",

@@ -52,6 +52,7 @@ def command(
     generation_params(sampling)
     found = find(model or default_model())
     engine, _ = load_engine(found, loading, adapter=adapter)
+    engine.require_generating()
 
     from localllm.chat.commands import COMMANDS
     from localllm.chat.readers import PipeReader, Reader, TerminalReader

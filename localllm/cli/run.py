@@ -52,6 +52,7 @@ def command(
     found = find(model)
     text = _prompt(prompt)
     engine, load_seconds = load_engine(found, loading, adapter=adapter)
+    engine.require_generating()
 
     params = generation_params(sampling, engine.file)
     writer = Writer()

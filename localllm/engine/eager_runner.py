@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import count
 
 import numpy as np
@@ -13,6 +14,7 @@ from localllm.engine.runner import Rows
 from localllm.models.blocks import Model
 from localllm.ops.eager import EagerCache, WeightStore, run
 from localllm.ops.low_rank import Terms
+from localllm.ops.program import Output
 from localllm.ops.tracer import drop_unused, record
 
 _Memory = dict[int, tuple[Tensor, Tensor]]  # by layer: [pages * page_size, kv_heads, head_dim]
@@ -41,7 +43,8 @@ class EagerRunner:
         self.pages = pages
         self.page_size = page_size
         recorded = record(model)
-        self._programs = {name: drop_unused(recorded, [name]) for name in ("hidden", "logits")}
+        names = [one.name for one in recorded.instructions if isinstance(one, Output)]
+        self._programs = {name: drop_unused(recorded, [name]) for name in names}
         self._store = WeightStore(device, dtype)
         self._memory: _Memory = {}
         self._adapters: dict[int, Terms] = {}
@@ -91,16 +94,23 @@ class _PagedCache(EagerCache):
 
     def __init__(self, memory: _Memory, batch: Batch, pages: int, page_size: int) -> None:
         self._memory = memory
-        self._past = batch.past.tolist()
-        self._slots = []
-        for table, past, length in zip(batch.tables, batch.past, batch.lengths, strict=True):
-            position = np.arange(past + length)
-            slots = table[position // page_size].astype(np.int64) * page_size
-            self._slots.append(torch.from_numpy(slots + position % page_size))
+        self._batch = batch
+        self._page_size = page_size
         self._total = pages * page_size
 
     def length(self, sequence: int) -> int:
-        return int(self._past[sequence])
+        return int(self._batch.past[sequence])
+
+    @cached_property
+    def _slots(self) -> list[Tensor]:
+        """Where the tokens of each sequence are in the memory, past ones and new ones."""
+        found = []
+        batch, size = self._batch, self._page_size
+        for table, past, length in zip(batch.tables, batch.past, batch.lengths, strict=True):
+            position = np.arange(past + length)
+            slots = table[position // size].astype(np.int64) * size + position % size
+            found.append(torch.from_numpy(slots))
+        return found
 
     def append(self, sequence: int, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if layer not in self._memory:
@@ -108,6 +118,6 @@ class _PagedCache(EagerCache):
             self._memory[layer] = (k.new_zeros(shape), v.new_zeros(shape))
         keys, values = self._memory[layer]
         slots = self._slots[sequence].to(k.device)
-        new = slots[self._past[sequence] :]
+        new = slots[self.length(sequence) :]
         keys[new], values[new] = k, v
         return keys[slots], values[slots]

@@ -64,7 +64,7 @@ class Engine:
         device: str = "cpu",
         threads: int = 0,
     ) -> None:
-        if context > runner.pages * runner.page_size:
+        if config.causal and context > runner.pages * runner.page_size:
             raise ValueError(f"{runner.pages} pages do not hold {context} tokens")
         self.runner = runner
         self.tokenizer = tokenizer
@@ -79,7 +79,7 @@ class Engine:
         self.adapters = Adapters(runner)
         self.default_adapter: str | None = None  # of sequences for which none is named
         self.notes: list[str] = []  # what the user should know of how the model was loaded
-        self._stepper = Stepper(runner, file, budget, kv_cache)
+        self._stepper = Stepper(runner, file, budget, kv_cache, config.causal)
 
     @classmethod
     def load(
@@ -128,8 +128,11 @@ class Engine:
         chosen = memory.choose_context(file, config, context, available, kv_type)
         if chosen != (context or config.context_length):
             model = load_definition(file, chosen)
-        room = memory.choose_room(file, config, chosen, texts, available, kv_type)
-        pages = -(-room // PAGE_SIZE)
+        # Where nothing is cached, one page that nobody takes keeps the books.
+        pages = 1
+        if config.causal:
+            room = memory.choose_room(file, config, chosen, texts, available, kv_type)
+            pages = -(-room // PAGE_SIZE)
         # Weights are packed or checked with the interpreter lock released: time for the vocabulary.
         with ThreadPoolExecutor(1) as beside:
             tokenizer = beside.submit(load_tokenizer, file)
@@ -186,6 +189,7 @@ class Engine:
         Raises:
             UsageError, ModelFileError, LocalLLMError: see ``Adapters.load``.
         """
+        self.require_generating()  # vectors are made without one
         self.file.require_unchanged()
         model = load_definition(self.file, self.context)
         name = Path(path).resolve().name.removesuffix(".gguf") if name is None else name
@@ -233,9 +237,11 @@ class Engine:
             shown: control tokens that are part of its text.
 
         Raises:
-            UsageError: an empty prompt, a token id outside the vocabulary, or no such adapter.
+            UsageError: an empty prompt, a token id outside the vocabulary, no such adapter, or a
+                model that generates no text.
             ContextFullError: the prompt leaves no room in the context.
         """
+        self.require_generating()
         tokens = [int(token) for token in prompt]
         longest = self.context if context is None else min(context, self.context)
         self._require_fitting(tokens, longest)
@@ -262,6 +268,15 @@ class Engine:
             self.adapters.use(adapter, sequence)
         return sequence
 
+    def require_generating(self) -> None:
+        """Raises UsageError where the model makes vectors of texts and generates none."""
+        if not self.config.causal:
+            raise UsageError(
+                f"{self.file.path.name}: an embedding model ({self.config.arch}): it generates no "
+                "text",
+                "`localllm embed` and /v1/embeddings take it",
+            )
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence, and with it those that fork from it; ``step`` fills their outboxes."""
         self._stepper.scheduler.add(sequence)
@@ -287,6 +302,7 @@ class Engine:
         Raises:
             UsageError, ContextFullError: as of ``generate``.
         """
+        self.require_generating()
         return self._rows_of(tokens, "logits", rows)
 
     def hidden(self, tokens: Ids[int]) -> Iterator[Rows]:

@@ -60,17 +60,25 @@ def require_known(kv_type: str) -> None:
 
 
 def estimate(file: GGUFFile, config: ModelConfig, context: int, kv_type: str = "f16") -> Need:
-    """What the model takes with a context of so many tokens and steps of `STEP_TOKENS`."""
+    """What the model takes with a context of so many tokens and steps of `STEP_TOKENS`.
+
+    A text whose tokens see all others is one step, however long.
+    """
     weights = sum(tensor.nbytes for tensor in file.tensors.values())
     # The residual stream and what is normed of it, both again for the selected rows; q, k, v and
     # what attention makes of them; gate and up, and the same quantised for the products.
     row = 4 * config.width + 4 * config.heads * config.head_dim + 3 * config.ffn
-    working = _FLOAT * (STEP_TOKENS * row + _DRAWN_ROWS * config.vocab)
+    rows, logits = STEP_TOKENS, _DRAWN_ROWS * config.vocab
+    if not config.causal:
+        rows, logits = max(rows, min(context, config.context_length)), 0
+    working = _FLOAT * (rows * row + logits)
     return Need(weights, kv_bytes(config, context, kv_type), working, context)
 
 
 def kv_bytes(config: ModelConfig, context: int, kv_type: str) -> int:
-    """Bytes of keys and values of so many tokens."""
+    """Bytes of keys and values of so many tokens; 0 where none are kept."""
+    if not config.causal:
+        return 0
     head = config.head_dim * KV_BYTES[kv_type] + (_FLOAT if kv_type == "int8" else 0)
     return 2 * config.layers * config.kv_heads * head * context
 
@@ -93,10 +101,16 @@ def choose_context(
     """
     if asked is not None and asked < 1:
         raise UsageError(f"--ctx {asked}: must be >= 1")
+    if asked is not None and asked > config.context_length and not config.causal:
+        raise UsageError(f"--ctx {asked}: this model has {config.context_length} positions")
     context = min(config.context_length, DEFAULT_CONTEXT) if asked is None else asked
     need = estimate(file, config, context, kv_type)
     if need.total <= available:
         return context
+    if not config.causal:
+        raise shortage(
+            file, need, available, "a smaller quantisation or a smaller --ctx needs less"
+        )
     room = available - (need.total - need.kv)
     fitting = room // kv_bytes(config, _CONTEXT_STEP, kv_type) * _CONTEXT_STEP
     if asked is None and fitting >= min(SMALLEST_CONTEXT, config.context_length):

@@ -91,3 +91,18 @@ class Reader:
             chunks.append(Chunk(sequence, sequence.computed, min(room, sequence.missing)))
             room -= chunks[-1].count
         return chunks
+
+
+class WholeReader(Reader):
+    """Computes texts whose tokens see all others of theirs: each in one step, and without pages."""
+
+    def _plan(self) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        room = self._room()
+        for sequence in self.waiting:
+            length = len(sequence.tokens)
+            if chunks and length > room:
+                break
+            chunks.append(Chunk(sequence, 0, length))
+            room -= length
+        return chunks

@@ -28,6 +28,7 @@ class Runner(Protocol):
 
         Returns:
             float32[R, vocab] for "logits"; for "hidden" [R, width], and the head is not computed.
+            A model that generates no text has no "logits".
         """
 
     def copy_page(self, source: int, target: int) -> None:
@@ -68,7 +69,7 @@ class NativeRunner:
         config = model.config
         self.pages = pages
         self.page_size = page_size
-        program = trace(model, outputs=("hidden", "logits"))
+        program = trace(model)
         self._program, self._weights = lower(program, threads, place=place)
         self._cache: Any = _native.Cache(
             config.layers, config.kv_heads, config.head_dim, pages, page_size, kv_type

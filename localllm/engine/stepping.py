@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from localllm.engine.batch import Batch
 from localllm.engine.pages import OutOfPagesError, PageLeakError, PagePool
-from localllm.engine.reading import Reader
+from localllm.engine.reading import Reader, WholeReader
 from localllm.engine.runner import Logits, Rows, Runner
 from localllm.engine.scheduler import Chunk, Scheduler
 from localllm.engine.sequence import Sequence
@@ -27,17 +27,21 @@ class Stepper:
         file: the model's.
         budget: most tokens in a step.
         kv_cache: False: everything is computed again for every token.
+        causal: see ``ModelConfig``.
 
     Attributes:
         scheduler: who is computed next; a new one where the books of the old one broke.
         readers: those that hold pages, or will.
     """
 
-    def __init__(self, runner: Runner, file: GGUFFile, budget: int, kv_cache: bool) -> None:
+    def __init__(
+        self, runner: Runner, file: GGUFFile, budget: int, kv_cache: bool, causal: bool
+    ) -> None:
         self.readers: WeakSet[Reader] = WeakSet()
         self._runner = runner
         self._file = file
         self._kv_cache = kv_cache
+        self._reader = Reader if causal else WholeReader
         self.scheduler = self._fresh_scheduler(budget)
 
     @property
@@ -58,7 +62,7 @@ class Stepper:
         """A reader of texts, with at most so many tokens in a step; see ``Engine.read``."""
         scheduler = self.scheduler
         compute = partial(self.compute, output=output)
-        reader = Reader(scheduler.pool, compute, texts, lambda: min(most, scheduler.room))
+        reader = self._reader(scheduler.pool, compute, texts, lambda: min(most, scheduler.room))
         self.readers.add(reader)
         return reader
 

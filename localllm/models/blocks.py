@@ -60,7 +60,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class SelfAttention:
-    """Projections, optional head norms, rotation, attention: [T, width] to [T, heads * head_dim].
+    """Projections, head norms and rotation where there are any, attention: [T, heads * head_dim].
 
     The output projection is apart, so that the last layer can drop rows before it.
     """
@@ -68,7 +68,7 @@ class SelfAttention:
     q: Linear
     k: Linear
     v: Linear
-    rope: Rope
+    rope: Rope | None
     spec: Attention
     q_norm: Norm | None = None
     k_norm: Norm | None = None
@@ -80,8 +80,9 @@ class SelfAttention:
             q = self.q_norm(ops, q)
         if self.k_norm is not None:
             k = self.k_norm(ops, k)
-        q = ops.rope(q, self.spec.head_dim, self.rope)
-        k = ops.rope(k, self.spec.head_dim, self.rope)
+        if self.rope is not None:
+            q = ops.rope(q, self.spec.head_dim, self.rope)
+            k = ops.rope(k, self.spec.head_dim, self.rope)
         return ops.attention(q, k, v, self.spec)
 
     @classmethod
@@ -89,13 +90,18 @@ class SelfAttention:
         cls,
         weights: Weights,
         layer: int,
-        rope: Rope,
+        rope: Rope | None,
         *,
         window: int | None = None,
         head_norms: bool = False,
     ) -> SelfAttention:
         """`attn_q`, `attn_k`, `attn_v`, or their rows in a fused `attn_qkv`."""
         c = weights.config
+        if window is not None and not c.causal:
+            raise ModelFileError(
+                f"{weights.file.path}: {c.arch}.attention.causal: a window on both sides of a "
+                "token is not supported"
+            )
         q_width, kv_width = c.heads * c.head_dim, c.kv_heads * c.head_dim
         if weights.has("attn_qkv.weight"):
             total = q_width + 2 * kv_width
@@ -112,7 +118,9 @@ class SelfAttention:
             k,
             v,
             rope,
-            Attention(layer, c.heads, c.kv_heads, c.head_dim, c.attention_scale, window),
+            Attention(
+                layer, c.heads, c.kv_heads, c.head_dim, c.attention_scale, window, causal=c.causal
+            ),
             Norm.bind_heads(weights, "attn_q_norm") if head_norms else None,
             Norm.bind_heads(weights, "attn_k_norm") if head_norms else None,
         )
@@ -224,26 +232,43 @@ class Layer:
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder-only transformer; `forward` is its whole definition.
+    """What every definition of a model has.
 
     Attributes:
         config: what the file says of it.
-        embedding: (vocab, width).
+        embedding: of tokens, (vocab, width).
+    """
+
+    config: ModelConfig
+    embedding: Weight
+
+    def forward(self, ops: Ops[V]) -> None:
+        """Says the whole model to `ops`."""
+        raise NotImplementedError
+
+    def linears(self) -> Iterator[Linear]:
+        """All linears; those of experts are no `Linear`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Decoder(Model):
+    """A decoder-only transformer.
+
+    Attributes:
         layers: in order.
         norm: the last one; its result is the output "hidden".
         head: its result is the output "logits".
         embedding_scale: factor on the embedding.
     """
 
-    config: ModelConfig
-    embedding: Weight
     layers: tuple[Layer, ...]
     norm: Norm
     head: Linear
     embedding_scale: float = 1.0
 
     def forward(self, ops: Ops[V]) -> None:
-        """Says the model to `ops`: outputs "hidden" [R, width] and "logits" [R, vocab]."""
+        """See `Model`; outputs "hidden" [R, width] and "logits" [R, vocab]."""
         x = ops.embed(self.embedding, self.embedding_scale)
         for number, layer in enumerate(self.layers, 1):
             x = layer(ops, x, last=number == len(self.layers))
@@ -255,7 +280,7 @@ class Model:
         ops.output("logits", logits)
 
     def linears(self) -> Iterator[Linear]:
-        """The linears of all layers and the head; those of experts are no `Linear`."""
+        """See `Model`; those of all layers and the head."""
         for layer in self.layers:
             yield from (layer.attention.q, layer.attention.k, layer.attention.v)
             yield layer.attention_out
@@ -270,7 +295,7 @@ class Model:
         layer: Callable[[Weights, int], Layer],
         *,
         embedding_scale: float = 1.0,
-    ) -> Model:
+    ) -> Decoder:
         """`token_embd`, `layer(weights of the block, number)` for every block, `output`.
 
         A file without `output.weight` uses the embedding as its head.

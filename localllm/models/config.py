@@ -69,12 +69,14 @@ class ModelConfig:
         ffn: inner width of the MLP.
         context_length: tokens the model was trained for.
         vocab: rows of the embedding.
-        eps: of the RMS norms.
+        eps: of the norms.
         rope: rotary position embedding.
         experts: None for a dense model.
         window: sliding window of the local layers in tokens; None: all layers see everything.
         attention_scale: factor on the attention scores.
         logit_softcap: soft-capping of the logits; None: none.
+        causal: a token sees what is before it. Otherwise the whole text: such a model makes vectors
+            of texts, it generates none.
     """
 
     arch: str
@@ -93,6 +95,7 @@ class ModelConfig:
     window: int | None = None
     attention_scale: float = 1.0
     logit_softcap: float | None = None
+    causal: bool = True
 
 
 class Keys:
@@ -184,11 +187,19 @@ def read_config(file: GGUFFile) -> ModelConfig:
         ffn=keys.uniform("feed_forward_length", layers),
         context_length=context_length,
         vocab=_vocabulary(file, keys),
-        eps=keys.number("attention.layer_norm_rms_epsilon", high=1.0),
+        eps=_eps(keys),
         rope=_rope(keys, head_dim, context_length),
         experts=_experts(keys, layers),
         attention_scale=head_dim**-0.5,
+        causal=bool(file.get(keys.full("attention.causal"), bool, True)),
     )
+
+
+def _eps(keys: Keys) -> float:
+    """Of RMS norms, or of layer norms where the file speaks of those alone."""
+    rms, layer = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
+    only_layer = keys.full(layer) in keys.file.metadata and keys.full(rms) not in keys.file.metadata
+    return keys.number(layer if only_layer else rms, high=1.0)
 
 
 def _vocabulary(file: GGUFFile, keys: Keys) -> int:

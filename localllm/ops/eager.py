@@ -102,9 +102,14 @@ class EagerOps:
         self._owners = torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths))
         self._all_owners = self._owners
 
-    def embed(self, table: Weight, scale: float = 1.0) -> Tensor:
+    def embed(self, table: Weight, scale: float = 1.0, index: str = "token") -> Tensor:
         """See `Ops.embed`."""
-        return F.embedding(self.tokens, self.store(table)) * scale
+        rows = {
+            "token": self.tokens,
+            "position": self.positions,
+            "segment": torch.zeros_like(self.tokens),
+        }
+        return F.embedding(rows[index], self.store(table)) * scale
 
     def norm(self, x: Tensor, weight: Weight, eps: float, group: int | None = None) -> Tensor:
         """See `Ops.norm`."""
@@ -112,6 +117,10 @@ class EagerOps:
         mean_square = groups.square().mean(-1, keepdim=True)
         normed = (groups * torch.rsqrt(mean_square + eps)).to(x.dtype)
         return (normed * self.store(weight)).flatten(-2)
+
+    def layer_norm(self, x: Tensor, weight: Weight, bias: Weight, eps: float) -> Tensor:
+        """See `Ops.layer_norm`."""
+        return F.layer_norm(x, x.shape[-1:], self.store(weight), self.store(bias), eps)
 
     def linear(self, x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
         """See `Ops.linear`."""
@@ -149,12 +158,15 @@ class EagerOps:
         for sequence, length in enumerate(self.lengths):
             rows = slice(start, start + length)
             start += length
-            keys, values = self.cache.append(
-                sequence, spec.layer, _split(k[rows], width), _split(v[rows], width)
-            )
-            queries = _split(q[rows], width)
+            queries, keys, values = (_split(part[rows], width) for part in (q, k, v))
+            if spec.causal:
+                keys, values = self.cache.append(sequence, spec.layer, keys, values)
             results.append(_attend(queries, keys, values, self.positions[rows], spec))
         return torch.cat(results)
+
+    def act(self, x: Tensor, kind: str) -> Tensor:
+        """See `Ops.act`."""
+        return _ACTIVATIONS[kind](x)
 
     def gated_act(self, gate: Tensor, up: Tensor, kind: str) -> Tensor:
         """See `Ops.gated_act`."""
@@ -233,7 +245,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, spec: Attention)
     if spec.softcap is not None:
         scores = spec.softcap * torch.tanh(scores / spec.softcap)
     distance = positions[:, None] - torch.arange(len(k), device=q.device)  # [n, past + n]
-    hidden = distance < 0
+    hidden = (distance < 0) & spec.causal
     if spec.window is not None:
         hidden = hidden | (distance >= spec.window)
     weights = scores.masked_fill(hidden, float("-inf")).float().softmax(-1).to(v.dtype)
@@ -244,4 +256,8 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": _gelu_tanh}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": _gelu_tanh,
+    "gelu_erf": F.gelu,
+}

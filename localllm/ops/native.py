@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from localllm.ops.program import (
+    Act,
     Add,
     Attend,
     Embed,
     GatedAct,
     Instruction,
+    LayerNorm,
     Linear,
     Moe,
     Norm,
@@ -120,7 +122,7 @@ class _Lowering:
 
     @add.register
     def _(self, one: Embed) -> None:
-        self.core.embed(self.buffers[one.out], self._table(one.table), one.scale)
+        self.core.embed(self.buffers[one.out], self._table(one.table), one.scale, one.index)
 
     @add.register
     def _(self, one: Norm) -> None:
@@ -129,11 +131,16 @@ class _Lowering:
         self.core.norm(out, x, self._vector(one.weight), one.eps, group)
 
     @add.register
+    def _(self, one: LayerNorm) -> None:
+        out, x = self.buffers[one.out], self.buffers[one.x]
+        self.core.layer_norm(out, x, self._vector(one.weight), self._vector(one.bias), one.eps)
+
+    @add.register
     def _(self, one: Linear) -> None:
         if one.residual is not None:
             _expect_in_place(one, one.outs[0], one.residual)
         norm, eps = one.norm or (None, 0.0)
-        outs = one.outs if one.act is None else one.outs * 2
+        outs = one.outs * len(one.weights) if one.act else one.outs
         self.core.linear(
             self.buffers[one.x],
             [self._weight(weight) for weight in one.weights],
@@ -160,8 +167,13 @@ class _Lowering:
     @add.register
     def _(self, one: Attend) -> None:
         spec = one.spec
+        buffers = [self.buffers[number] for number in (one.out, one.q, one.k, one.v)]
+        if not spec.causal:
+            shape = spec.heads, spec.kv_heads, spec.head_dim
+            self.core.attention_both_ways(*buffers, *shape, spec.scale)
+            return
         self.core.attention(
-            *(self.buffers[number] for number in (one.out, one.q, one.k, one.v)),
+            *buffers,
             spec.layer,
             spec.heads,
             spec.kv_heads,
@@ -173,6 +185,10 @@ class _Lowering:
             *self._heads(one.k_norm),
             *self._turn(one.rope),
         )
+
+    @add.register
+    def _(self, one: Act) -> None:
+        self.core.act(self.buffers[one.out], self.buffers[one.x], one.kind)
 
     @add.register
     def _(self, one: GatedAct) -> None:

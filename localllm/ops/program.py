@@ -88,7 +88,8 @@ def _show(value: Any) -> str:
         window = "" if value.window is None else f", window {value.window}"
         cap = "" if value.softcap is None else f", softcap {value.softcap:g}"
         heads = f"{value.heads}/{value.kv_heads} heads of {value.head_dim}"
-        return f"<layer {value.layer}, {heads}{window}{cap}>"
+        sight = "" if value.causal else ", both ways"
+        return f"<layer {value.layer}, {heads}{window}{cap}{sight}>"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -99,11 +100,12 @@ class Embed(Instruction):
     out: int
     table: Weight
     scale: float
+    index: str
     WRITES = ("out",)
 
     def run(self, ops: Ops[V], buffers: dict[int, V]) -> None:
         """See `Ops.embed`."""
-        buffers[self.out] = ops.embed(self.table, self.scale)
+        buffers[self.out] = ops.embed(self.table, self.scale, self.index)
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,28 @@ class Norm(Instruction):
 
 
 @dataclass(frozen=True)
+class LayerNorm(Instruction):
+    """Buffer `out` = layer norm of `x`."""
+
+    out: int
+    x: int
+    weight: Weight
+    bias: Weight
+    eps: float
+    READS = ("x",)
+    WRITES = ("out",)
+
+    def run(self, ops: Ops[V], buffers: dict[int, V]) -> None:
+        """See `Ops.layer_norm`."""
+        buffers[self.out] = ops.layer_norm(buffers[self.x], self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
 class Linear(Instruction):
     """Several weights on one input, one output each; with `residual`, out = residual + x W^T.
 
-    With a norm (weight, eps), `x` is normalised first, over the whole row. With `act` there are two
-    weights, a gate's and what it lets through, and one output: act(gate) * up.
+    With a norm (weight, eps), `x` is normalised first, over the whole row. With `act` there is one
+    output: act(x W^T), or of two weights, a gate's and what it lets through, act(gate) * up.
     """
 
     outs: tuple[int, ...]
@@ -147,7 +166,7 @@ class Linear(Instruction):
         return self.residual is not None
 
     def run(self, ops: Ops[V], buffers: dict[int, V]) -> None:
-        """See `Ops.norm`, `Ops.linear`, `Ops.gated_act` and `Ops.add`."""
+        """See `Ops.norm`, `Ops.linear`, `Ops.act`, `Ops.gated_act` and `Ops.add`."""
         x = buffers[self.x]
         if self.norm is not None:
             x = ops.norm(x, *self.norm)
@@ -156,8 +175,10 @@ class Linear(Instruction):
             for weight, bias in zip(self.weights, self.biases, strict=True)
         ]
         if self.act is not None:
-            gate, up = results
-            results = [ops.gated_act(gate, up, self.act)]
+            first, *gated = results
+            results = [
+                ops.gated_act(first, gated[0], self.act) if gated else ops.act(first, self.act)
+            ]
         if self.residual is not None:
             results = [ops.add(buffers[self.residual], results[0])]
         buffers.update(zip(self.outs, results, strict=True))
@@ -209,6 +230,21 @@ class Attend(Instruction):
         if self.rope is not None:
             q, k = ops.rope(q, head_dim, self.rope), ops.rope(k, head_dim, self.rope)
         buffers[self.out] = ops.attention(q, k, v, self.spec)
+
+
+@dataclass(frozen=True)
+class Act(Instruction):
+    """Buffer `out` = act(x)."""
+
+    out: int
+    x: int
+    kind: str
+    READS = ("x",)
+    WRITES = ("out",)
+
+    def run(self, ops: Ops[V], buffers: dict[int, V]) -> None:
+        """See `Ops.act`."""
+        buffers[self.out] = ops.act(buffers[self.x], self.kind)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ V = TypeVar("V")
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
-ACTIVATIONS = ("silu", "gelu")
+INDICES = ("token", "position", "segment")  # what chooses a row's row of an embedding
+ACTIVATIONS = ("silu", "gelu", "gelu_erf")  # gelu: its tanh approximation
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Rope:
 
 @dataclass(frozen=True)
 class Attention:
-    """One layer's causal attention with a cache of keys and values.
+    """One layer's attention: causal, with a cache of keys and values, or among a text's own tokens.
 
     Args:
         layer: which layer of the cache.
@@ -103,6 +104,8 @@ class Attention:
         scale: factor on the scores.
         window: a token sees itself and `window - 1` before it; None: all before it.
         softcap: scores become cap * tanh(score / cap).
+        causal: a token sees those before it and itself. Otherwise all tokens of its text, which
+            are in one step, and nothing is cached; then there is no window and no cap.
     """
 
     layer: int
@@ -112,6 +115,7 @@ class Attention:
     scale: float
     window: int | None = None
     softcap: float | None = None
+    causal: bool = True
 
 
 @dataclass(frozen=True)
@@ -142,11 +146,18 @@ class Experts:
 class Ops(Protocol[V]):
     """What a definition may call; `V` is a torch tensor (eager) or a traced value."""
 
-    def embed(self, table: Weight, scale: float = 1.0) -> V:
-        """Rows of the table for the batch's tokens, times `scale`: [T, width]."""
+    def embed(self, table: Weight, scale: float = 1.0, index: str = "token") -> V:
+        """Rows of the table, times `scale`: [T, width].
+
+        `index` says which: those of the batch's tokens ("token"), of their positions ("position"),
+        or the first one for all ("segment": a text is one, number 0).
+        """
 
     def norm(self, x: V, weight: Weight, eps: float, group: int | None = None) -> V:
         """RMS norm over groups of `group` (default: the row), times the weight [group]."""
+
+    def layer_norm(self, x: V, weight: Weight, bias: Weight, eps: float) -> V:
+        """Mean 0 and variance 1 over the row, times the weight [width], plus the bias."""
 
     def linear(self, x: V, weight: Weight, bias: Weight | None = None) -> V:
         """X W^T + b: [T, out]."""
@@ -155,10 +166,16 @@ class Ops(Protocol[V]):
         """Turns each head of [T, heads * head_dim] by its token's position."""
 
     def attention(self, q: V, k: V, v: V, spec: Attention) -> V:
-        """Appends k and v to the layer's cache, then attends: [T, heads * head_dim]."""
+        """Appends k and v to the layer's cache, then attends: [T, heads * head_dim].
+
+        Not causal, it attends to the k and v of the text's rows in this step.
+        """
+
+    def act(self, x: V, kind: str) -> V:
+        """act(x); `kind` is one of `ACTIVATIONS`."""
 
     def gated_act(self, gate: V, up: V, kind: str) -> V:
-        """act(gate) * up; `kind` is "silu" or "gelu" (tanh form)."""
+        """act(gate) * up."""
 
     def moe(self, x: V, experts: Experts) -> V:
         """The mixture of experts: [T, out]."""

@@ -7,7 +7,7 @@ meaning:
 - `merge_linears`: linears on one input become one with several weights (q/k/v; gate/up).
 - `fold_residuals`: x + linear(h) becomes a linear that accumulates into x.
 - `fold_norms`: linear(norm(x)) becomes a linear that normalises its input.
-- `fold_activations`: act(gate) * up of two linears becomes a linear that does it.
+- `fold_activations`: act(x) of a linear, or act(gate) * up of two, becomes a linear that does it.
 - `fold_rotations`: attention normalises and turns the heads of its own q and k.
 - `allocate`: buffers are reused once their value is dead; what can work in place does.
 """
@@ -20,11 +20,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from localllm.ops.program import (
+    Act,
     Add,
     Attend,
     Embed,
     GatedAct,
     Instruction,
+    LayerNorm,
     Linear,
     Moe,
     Norm,
@@ -34,7 +36,7 @@ from localllm.ops.program import (
     Select,
     Softcap,
 )
-from localllm.ops.spec import ACTIVATIONS, Attention, Definition, Experts, Rope, Weight
+from localllm.ops.spec import ACTIVATIONS, INDICES, Attention, Definition, Experts, Rope, Weight
 
 
 def trace(definition: Definition, outputs: Collection[str] | None = None) -> Program:
@@ -69,15 +71,21 @@ class _Recorder:
         self.widths: list[int] = []
         self._selecting = False
 
-    def embed(self, table: Weight, scale: float = 1.0) -> Value:
+    def embed(self, table: Weight, scale: float = 1.0, index: str = "token") -> Value:
+        _expect(index in INDICES, f"embed: {index}")
         out = self._value(table.shape[1], selected=False)
-        return self._add(Embed(out.buffer, table, scale), out)
+        return self._add(Embed(out.buffer, table, scale, index), out)
 
     def norm(self, x: Value, weight: Weight, eps: float, group: int | None = None) -> Value:
         _expect(x.width % (group or x.width) == 0, f"norm: {x.width} in groups of {group}")
         _expect(weight.shape == (group or x.width,), f"norm: {weight.name} {weight.shape}")
         out = self._like(x)
         return self._add(Norm(out.buffer, x.buffer, weight, eps, group), out)
+
+    def layer_norm(self, x: Value, weight: Weight, bias: Weight, eps: float) -> Value:
+        _expect(weight.shape == bias.shape == (x.width,), f"layer_norm: {weight.name} on {x.width}")
+        out = self._like(x)
+        return self._add(LayerNorm(out.buffer, x.buffer, weight, bias, eps), out)
 
     def linear(self, x: Value, weight: Weight, bias: Weight | None = None) -> Value:
         _expect(weight.shape[1] == x.width, f"linear: {weight.name} {weight.shape} on {x.width}")
@@ -96,8 +104,15 @@ class _Recorder:
         _expect((q.width, k.width, v.width) == widths, f"attention: {spec}")
         _expect(spec.heads % spec.kv_heads == 0, f"attention: {spec}")
         _expect(not (q.selected or k.selected or v.selected), "attention after a select")
+        limited = spec.window is not None or spec.softcap is not None
+        _expect(spec.causal or not limited, f"attention: {spec}")
         out = self._like(q)
         return self._add(Attend(out.buffer, q.buffer, k.buffer, v.buffer, spec), out)
+
+    def act(self, x: Value, kind: str) -> Value:
+        _expect(kind in ACTIVATIONS, f"act: {kind}")
+        out = self._like(x)
+        return self._add(Act(out.buffer, x.buffer, kind), out)
 
     def gated_act(self, gate: Value, up: Value, kind: str) -> Value:
         _expect(kind in ACTIVATIONS, f"gated_act: {kind}")
@@ -173,7 +188,8 @@ def drop_unused(program: Program, outputs: Collection[str] | None = None) -> Pro
         if isinstance(instruction, Output):
             needed = instruction.name in wanted
         else:  # attention also writes the cache, which later steps read
-            needed = isinstance(instruction, Attend) or not live.isdisjoint(instruction.writes)
+            caches = isinstance(instruction, Attend) and instruction.spec.causal
+            needed = caches or not live.isdisjoint(instruction.writes)
         if needed:
             live.update(instruction.reads)
             kept.append(instruction)
@@ -261,15 +277,15 @@ def fold_norms(program: Program) -> Program:
 
 
 def fold_activations(program: Program) -> Program:
-    """A gated activation of a linear's two results, read by nothing else, becomes part of it."""
+    """An activation of a linear's one or two results, read by nothing else, becomes part of it."""
     reads = Counter(buffer for one in program.instructions for buffer in one.reads)
-    acts = {(one.gate, one.up): one for one in program.instructions if isinstance(one, GatedAct)}
+    acts = {one.reads: one for one in program.instructions if isinstance(one, Act | GatedAct)}
     instructions: dict[int, Instruction] = dict(enumerate(program.instructions))
     for at, one in enumerate(program.instructions):
         if not isinstance(one, Linear):
             continue
-        act = acts.get((one.outs[0], one.outs[-1]))
-        if act is not None and len(one.outs) == 2 and all(reads[out] == 1 for out in one.outs):
+        act = acts.get(one.outs)
+        if act is not None and not one.accumulate and all(reads[out] == 1 for out in one.outs):
             instructions[at] = replace(one, outs=(act.out,), act=act.kind)
             del instructions[program.instructions.index(act)]
     return replace(program, instructions=tuple(instructions.values()))
@@ -286,7 +302,7 @@ def fold_rotations(program: Program) -> Program:
         del instructions[program.instructions.index(one)]
 
     for at, one in enumerate(program.instructions):
-        if not isinstance(one, Attend):
+        if not isinstance(one, Attend) or not one.spec.causal:
             continue
         q, k = rotations.get(one.q), rotations.get(one.k)
         if q is None or k is None or q.rope != k.rope:
@@ -351,7 +367,7 @@ def _in_place(instruction: Instruction) -> list[tuple[int, tuple[int, ...]]]:
     """Results that may stand where an input stood: (result, the inputs to try in order)."""
     if isinstance(instruction, Linear) and instruction.residual is not None:
         return [(instruction.outs[0], (instruction.residual,))]
-    if isinstance(instruction, Norm | Rotate | Softcap):
+    if isinstance(instruction, Norm | LayerNorm | Rotate | Act | Softcap):
         return [(instruction.out, (instruction.x,))]
     if isinstance(instruction, GatedAct):
         return [(instruction.out, (instruction.gate, instruction.up))]

@@ -85,6 +85,7 @@ class FakeTokenizer:
 
 
 class FakeConfig:
+    causal = True
     context_length = 1024
     width = WIDTH
 

@@ -389,7 +389,7 @@ def test_an_output_of_all_rows_is_refused():
 def test_a_listing_names_buffers_and_weights():
     listing = str(trace(two_layers)).splitlines()
     assert listing[0].startswith("buffers b0:8 ")
-    assert listing[1].split(None, 1)[1] == "b0 = embed(table=table, scale=2)"
+    assert listing[1].split(None, 1)[1] == "b0 = embed(table=table, scale=2, index=token)"
     assert listing[2].split(None, 1)[1] == (
         "b1, b2, b3 = linear(b0, weights=(a.q, a.k, a.v), biases=(a.q.bias, None, None), "
         "norm=(a.norm, 1e-05))"

@@ -16,7 +16,7 @@ from localllm.errors import ModelFileError
 from localllm.gguf.mapping import MappedFile
 from localllm.gguf.metadata import shown
 from localllm.models.adapters.base import Pair, paired
-from localllm.models.blocks import Model
+from localllm.models.blocks import Decoder, Model
 from localllm.models.safetensors import StoredTensor, read_safetensors
 
 CONFIG = "adapter_config.json"
@@ -112,7 +112,8 @@ def _target(module: str) -> str | None:
 
 def _heads(name: str, model: Model) -> int:
     """How many heads' rows the converter interleaved in a weight; 0: it did not."""
-    if not model.layers[0].attention.rope.interleaved:
+    rope = model.layers[0].attention.rope if isinstance(model, Decoder) else None
+    if rope is None or not rope.interleaved:
         return 0
     config = model.config
     heads = {"attn_q": config.heads, "attn_k": config.kv_heads}

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from localllm.gguf import GGUFFile
-from localllm.models.blocks import GatedMLP, Layer, Model, SelfAttention
+from localllm.models.blocks import Decoder, GatedMLP, Layer, SelfAttention
 from localllm.models.config import LEAST_BASE, Keys, ModelConfig, read_config
 from localllm.models.rope import make_rope
 from localllm.models.weights import Weights
@@ -19,7 +19,7 @@ from localllm.models.weights import Weights
 _LAYERS_OF_27B = 62
 
 
-def build(file: GGUFFile, context: int) -> Model:
+def build(file: GGUFFile, context: int) -> Decoder:
     """The definition of a `gemma3` file."""
     keys = Keys(file)
     config = read_config(file)
@@ -48,7 +48,7 @@ def build(file: GGUFFile, context: int) -> Model:
         )
         return Layer.bind(block, attention, GatedMLP.bind(block, "gelu"), post_norms=True)
 
-    return Model.bind(Weights(file, config), layer, embedding_scale=config.width**0.5)
+    return Decoder.bind(Weights(file, config), layer, embedding_scale=config.width**0.5)
 
 
 def _local_layers(keys: Keys, config: ModelConfig) -> list[bool]:

@@ -7,13 +7,13 @@ frequency divisors of Llama 3.1.
 from __future__ import annotations
 
 from localllm.gguf import GGUFFile
-from localllm.models.blocks import ExpertMLP, GatedMLP, Layer, Model, SelfAttention
+from localllm.models.blocks import Decoder, ExpertMLP, GatedMLP, Layer, SelfAttention
 from localllm.models.config import read_config
 from localllm.models.rope import make_rope, read_factors
 from localllm.models.weights import Weights
 
 
-def build(file: GGUFFile, context: int) -> Model:
+def build(file: GGUFFile, context: int) -> Decoder:
     """The definition of a `llama` file."""
     config = read_config(file)
     weights = Weights(file, config)
@@ -24,4 +24,4 @@ def build(file: GGUFFile, context: int) -> Model:
         mlp = ExpertMLP.bind(block) if config.experts else GatedMLP.bind(block)
         return Layer.bind(block, attention, mlp)
 
-    return Model.bind(weights, layer)
+    return Decoder.bind(weights, layer)

@@ -7,13 +7,13 @@ trained with.
 from __future__ import annotations
 
 from localllm.gguf import GGUFFile
-from localllm.models.blocks import GatedMLP, Layer, Model, SelfAttention
+from localllm.models.blocks import Decoder, GatedMLP, Layer, SelfAttention
 from localllm.models.config import read_config
 from localllm.models.rope import make_rope, read_factors
 from localllm.models.weights import Weights
 
 
-def build(file: GGUFFile, context: int) -> Model:
+def build(file: GGUFFile, context: int) -> Decoder:
     """The definition of a `phi3` file."""
     config = read_config(file)
     weights = Weights(file, config)
@@ -22,4 +22,4 @@ def build(file: GGUFFile, context: int) -> Model:
     def layer(block: Weights, number: int) -> Layer:
         return Layer.bind(block, SelfAttention.bind(block, number, rope), GatedMLP.bind(block))
 
-    return Model.bind(weights, layer)
+    return Decoder.bind(weights, layer)

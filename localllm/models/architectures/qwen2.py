@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from localllm.gguf import GGUFFile
-from localllm.models.blocks import GatedMLP, Layer, Model, SelfAttention
+from localllm.models.blocks import Decoder, GatedMLP, Layer, SelfAttention
 from localllm.models.config import read_config
 from localllm.models.rope import make_rope
 from localllm.models.weights import Weights
 
 
-def build(file: GGUFFile, context: int) -> Model:
+def build(file: GGUFFile, context: int) -> Decoder:
     """The definition of a `qwen2` file."""
     config = read_config(file)
     rope = make_rope(config.rope, interleaved=False)
@@ -18,4 +18,4 @@ def build(file: GGUFFile, context: int) -> Model:
         attention = SelfAttention.bind(block, number, rope)
         return Layer.bind(block, attention, GatedMLP.bind(block))
 
-    return Model.bind(Weights(file, config), layer)
+    return Decoder.bind(Weights(file, config), layer)
