@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": "Serve models to other programs, the way OpenAI does.",
     "ps": "Show the models of the running servers.",
     "stop": "Unload a model of a running server; without MODEL, end the server.",
+    "eval": "Measure the perplexity of a model, and how far it is from a base model.",
     "bench": "Measure the speed of a model on this machine.",
     "doctor": "Describe this machine, and what of it is used.",
 }
