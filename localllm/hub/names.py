@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localllm.errors import LocalLLMError
+from localllm.errors import LocalLLMError, UsageError
 from localllm.hub.folders import expanded
 from localllm.hub.references import Address, Reference, parse
 from localllm.hub.store import BUNDLED, CachedFile, cached_files
@@ -100,6 +100,20 @@ def asked_for(name: str) -> tuple[Reference | Address | None, str]:
     if (known := known_models().get(plain.lower())) is not None:
         return Reference(known.repository, wanted), known.quantisation
     return parse(name), DEFAULT_QUANTISATION
+
+
+def downloadable(name: str) -> tuple[Reference | Address, str]:
+    """What a NAME or alias asks a hub for, and the quantisation where it asks for none.
+
+    Raises:
+        UsageError: it is the name of nothing that a hub has.
+    """
+    target, _ = follow_aliases(name)
+    wanted, default = asked_for(target or name)
+    if wanted is None:
+        hint = "user/repo, user/repo:QUANT, a link to a .gguf file, or a name from `localllm list`"
+        raise UsageError(f"{name!r} is nothing to download", hint)
+    return wanted, default
 
 
 def find_here(name: str, wanted: Reference | Address, default: str) -> CachedFile:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from localllm.hub.folders import hugging_face_cache, models_dir
+from localllm.hub.receipts import read_receipt
 from localllm.hub.references import quantisation_of
 
 BUNDLED = "tiny-chat"  # comes with the program
 
 _LATER_SHARD = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 
@@ -55,6 +58,36 @@ class CachedFile:
         return sum(path.stat().st_size for path in self.shards)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a model on this machine came from.
+
+    Attributes:
+        repository: `user/repo`, or an address.
+        revision: the commit; of an address the ETag, which may be empty.
+        sha256: of its (first) file; None where nobody has noted it.
+    """
+
+    repository: str
+    revision: str
+    sha256: str | None
+
+
+def origin_of(path: Path) -> Origin | None:
+    """Where the model of a path came from; None for a file that was not downloaded here."""
+    if (receipt := read_receipt(path)) is not None:
+        return Origin(receipt.source, receipt.revision, receipt.sha256)
+    cache = hugging_face_cache()
+    if cache not in path.parents:
+        return None
+    folder, snapshots, revision, *_ = path.relative_to(cache).parts
+    if snapshots != "snapshots" or not folder.startswith("models--"):
+        return None
+    # A link of the cache points at a file that has the hash for its name. That may be a link too.
+    blob = Path(os.readlink(path)).name if path.is_symlink() else ""
+    return Origin(_repository(folder), revision, blob if _SHA256.fullmatch(blob) else None)
+
+
 def cached_files() -> Iterator[CachedFile]:
     """Every GGUF model on this machine, by repository, the current revision first."""
     yield from _in_hugging_face_cache()
@@ -91,8 +124,12 @@ def shards_of(first: str, files: Iterable[str]) -> list[str]:
 
 def _in_hugging_face_cache() -> Iterator[CachedFile]:
     for folder in sorted(hugging_face_cache().glob("models--*--*")):
-        repository = folder.name.removeprefix("models--").replace("--", "/", 1)
-        yield from _files(repository, snapshots(folder))
+        yield from _files(_repository(folder.name), snapshots(folder))
+
+
+def _repository(folder: str) -> str:
+    """`models--user--repo` -> `user/repo`."""
+    return folder.removeprefix("models--").replace("--", "/", 1)
 
 
 def _in_own_folder() -> Iterator[CachedFile]:
