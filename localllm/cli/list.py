@@ -10,7 +10,7 @@ import typer
 
 from localllm.cli.options import OutputOptions, with_options
 from localllm.hub.catalog import load_catalog
-from localllm.hub.names import BUNDLED, cached_files
+from localllm.hub.store import BUNDLED, cached_files
 from localllm.units import in_bytes, si
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from localllm.errors import LocalLLMError
 
@@ -63,6 +63,14 @@ class CatalogModel:
 Catalog = Mapping[str, CatalogModel]
 
 
+class _Named(Protocol):
+    @property
+    def alias(self) -> str: ...
+
+
+Entry = TypeVar("Entry", bound=_Named)
+
+
 @lru_cache(maxsize=1)
 def load_catalog() -> Catalog:
     """The catalog of this installation, by alias, in the file's order."""
@@ -75,40 +83,63 @@ def read_catalog(path: Path) -> Catalog:
     Raises:
         LocalLLMError: names the file, the line and the field at fault.
     """
-    text = path.read_text(encoding="utf-8")
+    return {model.alias: model for model in read_entries(path, catalog_model)}
+
+
+def read_entries(path: Path, make: Callable[[Mapping[str, Any]], Entry]) -> list[Entry]:
+    """What `make` makes of every `[[model]]` of a file, in the file's order.
+
+    Args:
+        path: of a TOML file that holds such tables and nothing else.
+        make: checks one table; what it makes has the table's `alias`, which stands once in a file.
+
+    Raises:
+        LocalLLMError: names the file, the line and the field at fault.
+    """
     try:
+        text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise LocalLLMError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML
         raise LocalLLMError(f"{path}: not valid TOML: {error}") from None
-    lines = _entry_lines(text)
+    tables = table_lines(text)
     entries = document.get("model", [])
-    if not isinstance(entries, list) or document.keys() - {"model"}:
-        raise LocalLLMError(f"{path}: line 1: the catalog is a list of [[model]] tables")
-    catalog: dict[str, CatalogModel] = {}
-    for entry, (start, keys) in zip(entries, lines, strict=True):
+    # Only tables have lines of their own that an error could name.
+    if document.keys() - {"model"} or not isinstance(entries, list) or len(entries) != len(tables):
+        raise LocalLLMError(f"{path}: line 1: the file must be a list of [[model]] tables")
+    made: list[Entry] = []
+    for entry, table in zip(entries, tables, strict=True):
         try:
-            model = _entry(entry)
-            if model.alias in catalog:
-                raise _FieldError("alias", f"{model.alias!r} stands here twice")
-        except _FieldError as error:
-            line = keys.get(error.field, start)
+            model = make(entry)
+            if any(model.alias == other.alias for other in made):
+                raise FieldError("alias", f"{model.alias!r} stands here twice")
+        except FieldError as error:
+            line = table.keys.get(error.field, table.first)
             raise LocalLLMError(f"{path}: line {line}: {error.field}: {error.reason}") from None
-        catalog[model.alias] = model
-    return catalog
+        made.append(model)
+    return made
 
 
-class _FieldError(Exception):
+class FieldError(Exception):
+    """What is wrong with one field of an entry."""
+
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
         self.field, self.reason = field, reason
 
 
-def _entry(entry: Mapping[str, Any]) -> CatalogModel:
+def catalog_model(entry: Mapping[str, Any]) -> CatalogModel:
+    """The catalog's model of one table.
+
+    Raises:
+        FieldError: a field is missing, unknown, or wrong.
+    """
     shape_fields = {f.name: f for f in fields(Shape)}
     own_fields = [f.name for f in fields(CatalogModel) if f.name != "shape"]
     for name in entry:
         if name not in shape_fields and name not in own_fields:
-            raise _FieldError(name, "unknown field")
+            raise FieldError(name, "unknown field")
     own = {name: _typed(entry, name, str if name in _TEXT else int) for name in own_fields}
     shape = {
         name: _typed(entry, name, bool if name == "tied" else int)
@@ -125,15 +156,15 @@ _TEXT = frozenset({"alias", "repository", "quantisation", "architecture", "licen
 
 def _typed(entry: Mapping[str, Any], name: str, kind: type) -> Any:
     if name not in entry:
-        raise _FieldError(name, "is missing")
+        raise FieldError(name, "is missing")
     value = entry[name]
     if type(value) is not kind:
         wanted = {str: "text", int: "a whole number", bool: "true or false"}[kind]
-        raise _FieldError(name, f"must be {wanted}, is {value!r}")
+        raise FieldError(name, f"must be {wanted}, is {value!r}")
     if kind is not bool and not value:
-        raise _FieldError(name, f"is {value!r}")
+        raise FieldError(name, f"is {value!r}")
     if isinstance(value, int) and value < 0:
-        raise _FieldError(name, f"is below 0: {value}")
+        raise FieldError(name, f"is below 0: {value}")
     return value
 
 
@@ -143,29 +174,57 @@ def _check(model: CatalogModel) -> None:
     shape = model.shape
     if model.architecture not in supported_architectures():
         known = ", ".join(supported_architectures())
-        raise _FieldError("architecture", f"{model.architecture!r} is not one of {known}")
+        raise FieldError("architecture", f"{model.architecture!r} is not one of {known}")
     if model.repository.count("/") != 1:
-        raise _FieldError("repository", f"{model.repository!r} is not of the form user/repo")
-    if model.alias != model.alias.lower() or any(c in model.alias for c in ":/ "):
-        raise _FieldError("alias", f"{model.alias!r} must be lower case, without : / or space")
+        raise FieldError("repository", f"{model.repository!r} is not of the form user/repo")
+    require_alias(model.alias)
     if shape.heads % shape.kv_heads:
-        raise _FieldError("kv_heads", f"{shape.kv_heads} does not divide heads {shape.heads}")
+        raise FieldError("kv_heads", f"{shape.kv_heads} does not divide heads {shape.heads}")
     if shape.experts_used > shape.experts:
-        raise _FieldError("experts_used", f"{shape.experts_used} of {shape.experts} experts")
+        raise FieldError("experts_used", f"{shape.experts_used} of {shape.experts} experts")
     if abs(shape.parameters / model.parameters - 1) > 0.01:
         computed = f"the shape makes {shape.parameters:,}"
-        raise _FieldError("parameters", f"{model.parameters:,}, but {computed}")
+        raise FieldError("parameters", f"{model.parameters:,}, but {computed}")
 
 
-def _entry_lines(text: str) -> list[tuple[int, dict[str, int]]]:
-    """Line of every `[[model]]` header, and of the keys below it."""
-    entries: list[tuple[int, dict[str, int]]] = []
+def require_alias(alias: str) -> None:
+    """Raises FieldError for what cannot be a model's short name."""
+    if alias != alias.lower() or not alias.isprintable() or any(c in alias for c in ":/\\ "):
+        raise FieldError("alias", f"{alias!r} must be lower case, without : / or space")
+
+
+@dataclass
+class Table:
+    """Where a `[[model]]` table stands: its first line, its last, and the lines of its keys."""
+
+    first: int
+    last: int
+    keys: dict[str, int]
+
+
+def table_lines(text: str) -> list[Table]:
+    """The lines of every `[[model]]` table; the first line is 1."""
+    tables: list[Table] = []
+    inside = ""  # the quotes that end a text of several lines
     for number, line in enumerate(text.splitlines(), 1):
-        if line.strip().startswith("[[model]]"):
-            entries.append((number, {}))
-        elif entries and "=" in line and not line.lstrip().startswith("#"):
-            entries[-1][1].setdefault(line.split("=")[0].strip(), number)
-    return entries
+        plain = line.strip()
+        if inside:
+            if inside in line:
+                inside = ""
+        elif not plain or plain.startswith("#"):
+            continue
+        elif plain.startswith("[[model]]"):
+            tables.append(Table(number, number, {}))
+            continue
+        elif tables and "=" in line:
+            key, _, value = (part.strip() for part in line.partition("="))
+            tables[-1].keys.setdefault(key, number)
+            quotes = value[:3]
+            if quotes in ('"""', "'''") and quotes not in value[3:]:
+                inside = quotes
+        if tables:
+            tables[-1].last = number
+    return tables
 
 
 def _catalog_file() -> Path:

@@ -21,6 +21,17 @@ def state_dir() -> Path:
     return _base("XDG_STATE_HOME", ".local/state", "LOCALAPPDATA") / "localllm"
 
 
+def user_models_file() -> Path:
+    """The user's own `models.toml`, beside `config.toml`."""
+    return config_file().with_name("models.toml")
+
+
+def models_dir() -> Path:
+    """Where models lie that no Hugging Face cache has a place for: converted ones, and those
+    from other servers."""
+    return _base("XDG_DATA_HOME", ".local/share", "LOCALAPPDATA") / "localllm" / "models"
+
+
 def cache_dir() -> Path:
     """Where what can be made again lies: packed weights."""
     if sys.platform == "darwin":

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from localllm.errors import LocalLLMError
-from localllm.hub.catalog import load_catalog
-from localllm.hub.folders import expanded, hugging_face_cache
+from localllm.errors import LocalLLMError, UsageError
+from localllm.hub.folders import expanded
+from localllm.hub.references import Address, Reference, parse
+from localllm.hub.store import BUNDLED, CachedFile, cached_files
+from localllm.hub.user_models import Preset, known_models, user_models
 
-BUNDLED = "tiny-chat"
 DEFAULT_QUANTISATION = "Q4_K_M"
 
-_PREFIXES = (
-    "https://huggingface.co/",
-    "http://huggingface.co/",
-    "huggingface.co/",
-    "hf.co/",
-    "hf://",
-)
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_QUANTISATION = re.compile(
-    r"(?<![A-Z0-9])((?:UD-)?(?:I?Q\d[_-](?:K[_-](?:XXS|XS|XL|S|M|L)|K|XXS|XS|NL|S|M|\d)|TQ\d_\d"
-    r"|MXFP4(?:_MOE)?|BF16|F16|F32))(?![A-Z0-9_])",
-    re.IGNORECASE,
-)
-_LATER_SHARD = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$")
+_MOST_ALIASES = 8  # one behind the other
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model file on this machine; `name` is what the user may call it."""
+    """A model file on this machine.
+
+    Attributes:
+        name: what the user may call it.
+        path: of the file.
+        preset: settings that its alias brings with it, below flags and environment.
+    """
 
     name: str
     path: Path
+    preset: Preset = field(default_factory=dict)
 
     @property
     def bundled(self) -> bool:
@@ -44,104 +37,109 @@ class LocalModel:
         return self.name == BUNDLED
 
 
-@dataclass(frozen=True)
-class CachedFile:
-    """One GGUF model in the Hugging Face cache; of a split model, the first shard."""
+class NotHereError(LocalLLMError):
+    """A model has a name, but is not on this machine.
 
-    repository: str
-    quantisation: str
-    path: Path
+    Attributes:
+        name: as the user gave it, or as aliases led to it.
+    """
 
-    @property
-    def name(self) -> str:
-        """`user/repo:QUANT`, the name that finds this file again."""
-        return f"{self.repository}:{self.quantisation}" if self.quantisation else self.repository
-
-    @property
-    def shards(self) -> list[Path]:
-        """Every file of the model: one, or all shards that are there."""
-        stem, found, rest = self.path.name.partition("-00001-of-")
-        return sorted(self.path.parent.glob(f"{stem}-?????-of-{rest}")) if found else [self.path]
+    def __init__(self, name: str, message: str, hint: str = "") -> None:
+        command = f"`localllm pull {name}` downloads it"
+        super().__init__(message, f"{hint}; {command}" if hint else command)
+        self.name = name
 
 
 def resolve(name: str | None) -> LocalModel:
     """Find the file that MODEL names: a path, an alias, `user/repo[:QUANT]`, or none (bundled).
 
     Raises:
+        NotHereError: the name is good, but the model has to be downloaded first.
         LocalLLMError: one line that says what is missing, with close matches.
     """
+    name, preset = follow_aliases(name)
     if name is None or name.lower() == BUNDLED:
-        return LocalModel(BUNDLED, _bundled_file())
+        return LocalModel(BUNDLED, _bundled_file(), preset)
     path = expanded(name)
     if path.is_file():
-        return LocalModel(path.stem, path)
-    plain, wanted = _split_quantisation(_without_prefix(name))
-    if (known := load_catalog().get(plain.lower())) is not None:
-        return _from_cache(name, known.repository, wanted, known.quantisation)
-    if path.is_dir():
-        raise LocalLLMError(f"{name} is a directory, not a GGUF file", _files_in(path))
-    if _looks_like_path(name):
-        raise LocalLLMError(f"no such file: {name}", _near_files(path))
-    if _REPOSITORY.fullmatch(plain):
-        return _from_cache(name, plain, wanted, DEFAULT_QUANTISATION)
-    raise LocalLLMError(f"no model or file called {name!r}", _near_names(plain))
+        return LocalModel(path.stem, path, preset)
+    wanted, default = asked_for(name)
+    if name.partition(":")[0].lower() not in known_models() and "://" not in name:
+        if path.is_dir():
+            raise LocalLLMError(f"{name} is a directory, not a GGUF file", _files_in(path))
+        if _looks_like_path(name):
+            raise LocalLLMError(f"no such file: {name}", _near_files(path))
+    if wanted is None:
+        raise LocalLLMError(f"no model or file called {name!r}", _near_names(name))
+    found = find_here(name, wanted, default)
+    return LocalModel(found.name, found.path, preset)
 
 
-def cached_files() -> Iterator[CachedFile]:
-    """Every GGUF model in the Hugging Face cache, by repository, the current revision first."""
-    root = hugging_face_cache()
-    for folder in sorted(root.glob("models--*--*")):
-        repository = folder.name.removeprefix("models--").replace("--", "/", 1)
-        seen: set[str] = set()
-        for snapshot in _snapshots(folder):
-            for path in sorted(snapshot.rglob("*.gguf")):
-                relative = str(path.relative_to(snapshot))
-                if relative in seen or _LATER_SHARD.search(path.name) or not path.exists():
-                    continue
-                if path.name.lower().startswith("mmproj"):
-                    continue  # the vision half of a model, not one of its own
-                seen.add(relative)
-                yield CachedFile(repository, quantisation_of(relative), path)
+def follow_aliases(name: str | None) -> tuple[str | None, Preset]:
+    """The name behind the user's aliases, and what their presets set, the outermost first.
+
+    Raises:
+        LocalLLMError: aliases stand for each other in a ring.
+    """
+    preset: Preset = {}
+    for _ in range(_MOST_ALIASES):
+        own = None if name is None else user_models().get(name.lower())
+        if own is None:
+            return name, preset
+        name, preset = own.target, {**own.preset, **preset}
+    raise LocalLLMError(f"the alias {name} leads to itself", "`localllm alias` lists them")
 
 
-def quantisation_of(filename: str) -> str:
-    """The quantisation that a file's name states, in capitals; empty where it states none."""
-    found = _QUANTISATION.findall(filename)
-    if not found:
-        return ""
-    name = str(found[-1]).upper()
-    dynamic = "UD-" if name.startswith("UD-") else ""
-    return dynamic + name.removeprefix("UD-").replace("-", "_")
+def asked_for(name: str) -> tuple[Reference | Address | None, str]:
+    """What a NAME asks a hub for, and the quantisation where it asks for none.
+
+    Raises:
+        UsageError: an address of something that is not a GGUF file.
+    """
+    plain, _, wanted = name.partition(":")
+    if (known := known_models().get(plain.lower())) is not None:
+        return Reference(known.repository, wanted), known.quantisation
+    return parse(name), DEFAULT_QUANTISATION
 
 
-def _from_cache(name: str, repository: str, wanted: str, default: str) -> LocalModel:
+def downloadable(name: str) -> tuple[Reference | Address, str]:
+    """What a NAME or alias asks a hub for, and the quantisation where it asks for none.
+
+    Raises:
+        UsageError: it is the name of nothing that a hub has.
+    """
+    target, _ = follow_aliases(name)
+    wanted, default = asked_for(target or name)
+    if wanted is None:
+        hint = "user/repo, user/repo:QUANT, a link to a .gguf file, or a name from `localllm list`"
+        raise UsageError(f"{name!r} is nothing to download", hint)
+    return wanted, default
+
+
+def find_here(name: str, wanted: Reference | Address, default: str) -> CachedFile:
+    """The model on this machine that a NAME asks for.
+
+    Raises:
+        NotHereError: it has to be downloaded first.
+    """
+    repository = wanted.repository
     here = [f for f in cached_files() if f.repository.lower() == repository.lower()]
+    asked = ""
+    if isinstance(wanted, Reference):
+        asked = wanted.wanted
+        here = [f for f in here if wanted.file in ("", f.file)]
     if not here:
-        raise LocalLLMError(
-            f"{name} is not here: no GGUF file of {repository} in {hugging_face_cache()}",
-            "downloading (`localllm pull`) comes in a later version; `hf download` puts it there",
-        )
-    quantisation = (wanted or default).upper()
-    exact = [f for f in here if f.quantisation == quantisation]
-    dynamic = [f for f in here if f.quantisation == f"UD-{quantisation}"]
-    if exact or dynamic:
-        file = (exact or dynamic)[0]
-        return LocalModel(file.name, file.path)
-    if wanted:
-        present = ", ".join(dict.fromkeys(f.quantisation or f.path.name for f in here))
-        raise LocalLLMError(f"{repository} is here, but not as {wanted}", f"there is {present}")
-    return LocalModel(here[0].name, here[0].path)
-
-
-def _snapshots(folder: Path) -> list[Path]:
-    """Revisions of a cached repository: the one `main` points at, then the newest."""
-    snapshots = [p for p in (folder / "snapshots").glob("*") if p.is_dir()]
-    snapshots.sort(key=lambda p: p.stat().st_mtime, reverse=True)
-    try:
-        current = (folder / "refs" / "main").read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return snapshots
-    return sorted(snapshots, key=lambda p: p.name != current)
+        raise NotHereError(name, f"{name} is not here: no file of {repository} is in the cache")
+    quantisation = (asked or default).upper()
+    for same in (quantisation, f"UD-{quantisation}"):
+        if exact := [f for f in here if f.quantisation == same]:
+            return exact[0]
+    if not asked:
+        return here[0]
+    if named := [f for f in here if f.path.name.lower() == asked.lower()]:
+        return named[0]
+    present = ", ".join(dict.fromkeys(f.quantisation or f.path.name for f in here))
+    raise NotHereError(name, f"{repository} is here, but not as {asked}", f"there is {present}")
 
 
 def _bundled_file() -> Path:
@@ -149,18 +147,6 @@ def _bundled_file() -> Path:
     if not path.is_file():
         raise LocalLLMError(f"the bundled model is missing: {path}", "reinstall, or name a model")
     return path
-
-
-def _without_prefix(name: str) -> str:
-    for prefix in _PREFIXES:
-        if name.lower().startswith(prefix):
-            return name[len(prefix) :]
-    return name
-
-
-def _split_quantisation(name: str) -> tuple[str, str]:
-    plain, colon, quantisation = name.rpartition(":")
-    return (plain.rstrip("/"), quantisation) if colon else (name.rstrip("/"), "")
 
 
 def _looks_like_path(name: str) -> bool:
@@ -188,7 +174,7 @@ def _near_files(path: Path) -> str:
 
 
 def _near_names(name: str) -> str:
-    known = [BUNDLED, *load_catalog(), *{f.repository for f in cached_files()}]
+    known = [BUNDLED, *user_models(), *known_models(), *{f.repository for f in cached_files()}]
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     return _did_you_mean(close) or "`localllm list` shows the names it knows"
 

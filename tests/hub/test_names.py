@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import LocalLLMError
-from localllm.hub.names import cached_files, quantisation_of, resolve
+from localllm.hub.names import resolve
+from localllm.hub.references import quantisation_of
+from localllm.hub.store import cached_files
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return tmp_path / "hub"
 
 
@@ -101,9 +105,9 @@ def test_the_cache_follows_hugging_face(tmp_path: Path) -> None:
     ("name", "problem"),
     [
         ("nobody/nothing:Q4_K_M", "nobody/nothing:Q4_K_M is not here"),
-        ("llama-3.2-1b", "`localllm pull`"),
+        ("llama-3.2-1b", "`localllm pull llama-3.2-1b` downloads it"),
         ("lama-3.2-1b", "did you mean llama-3.2-1b"),
-        ("a/b:Q2_K", "a/b is here, but not as Q2_K (there is Q8_0)"),
+        ("a/b:Q2_K", "a/b is here, but not as Q2_K (there is Q8_0; `localllm pull a/b:Q2_K`"),
         ("./none.gguf", "no such file: ./none.gguf"),
         ("/no/where/none.gguf", "the folder /no/where is not there either"),
         ("completely unknown", "`localllm list` shows"),

@@ -1,0 +1,176 @@
+"""What a repository of the hub holds: its files, and the models they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from localllm.errors import LocalLLMError, UsageError
+from localllm.gguf.types import RUNNABLE_TYPES
+from localllm.hub.references import Reference, quantisation_of
+from localllm.hub.store import is_model, shards_of
+from localllm.units import in_bytes
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# What makes a checkpoint of transformers, beside its weights.
+_CHECKPOINT = re.compile(
+    r"[\w.-]*\.json|tokenizer\.model|[\w.-]+\.(?:txt|jinja)|1_Pooling/config\.json"
+)
+_LARGEST_PLAIN = 64 * 2**20  # bytes of a file that the hub keeps in git itself
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository.
+
+    Attributes:
+        path: in the repository.
+        bytes: its size.
+        sha256: of its contents; None for a small file that git itself keeps.
+    """
+
+    path: str
+    bytes: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A GGUF model of a repository: one file, or all its shards in order."""
+
+    quantisation: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its files."""
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others: its quantisation, else the file's name."""
+        return self.quantisation or self.files[0].path.rpartition("/")[2]
+
+    @property
+    def runnable(self) -> bool:
+        """Whether its weights are of a type that runs here, as far as its name tells."""
+        types = {kind.name for kind in RUNNABLE_TYPES}
+        name = self.quantisation.removeprefix("UD-").removesuffix("_MOE")
+        return not name or name in types or name.rpartition("_")[0] in types
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at one revision.
+
+    Attributes:
+        name: `user/repo`, as the hub spells it.
+        revision: the commit.
+        files: all its files.
+    """
+
+    name: str
+    revision: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def models(self) -> list[RemoteModel]:
+        """Its GGUF models, the smallest first."""
+        by_path = {file.path: file for file in self.files}
+        models = [
+            RemoteModel(quantisation_of(path), tuple(by_path[s] for s in shards_of(path, by_path)))
+            for path in by_path
+            if is_model(path)
+        ]
+        return sorted(models, key=lambda model: model.bytes)
+
+    @property
+    def checkpoint(self) -> tuple[RemoteFile, ...]:
+        """The files that a conversion needs; empty where it holds no safetensors of a model."""
+        weights = [f for f in self.files if f.path.endswith(".safetensors") and "/" not in f.path]
+        # Some repositories hold the same weights twice, once for another program.
+        weights = [f for f in weights if not f.path.startswith("consolidated")] or weights
+        rest = [f for f in self.files if _CHECKPOINT.fullmatch(f.path)]
+        if not weights or all(file.path != "config.json" for file in rest):
+            return ()
+        return (*rest, *weights)
+
+
+def list_repository(wanted: Reference) -> Repository:
+    """Ask the hub what a repository holds.
+
+    Raises:
+        HfHubHTTPError, httpx2.HTTPError: the hub does not say.
+        LocalLLMError: what it says cannot be.
+    """
+    from huggingface_hub import HfApi, constants
+
+    api = HfApi(endpoint=constants.ENDPOINT)
+    found = api.model_info(
+        wanted.repository, revision=wanted.revision, files_metadata=True, timeout=30
+    )
+    if not _COMMIT.fullmatch(found.sha or ""):
+        raise LocalLLMError(f"{wanted.repository}: the hub names no commit: {found.sha!r}")
+    files = []
+    for one in found.siblings or ():
+        sha256 = None if one.lfs is None else str(one.lfs.sha256)
+        size = one.size if one.lfs is None else one.lfs.size
+        # These come from a server and become names of files.
+        parts = one.rfilename.split("/")
+        strange = not one.rfilename.isprintable() or {"", ".", ".."} & set(parts)
+        if strange or "\\" in one.rfilename or type(size) is not int or size < 0:
+            continue
+        if sha256 is not None and not _SHA256.fullmatch(sha256):
+            raise LocalLLMError(f"{wanted.repository}: {one.rfilename}: {sha256!r} is no sha256")
+        if sha256 is None and size > _LARGEST_PLAIN:
+            continue
+        files.append(RemoteFile(one.rfilename, size, sha256))
+    return Repository(found.id, str(found.sha), tuple(files))
+
+
+def choose(models: Sequence[RemoteModel], wanted: Reference, default: str) -> RemoteModel | None:
+    """The model that a reference names, else the default one, else the only one; None: several.
+
+    With an empty `default` there is none.
+
+    Raises:
+        UsageError: it names one that the repository does not have; lists what there is.
+    """
+    if wanted.file:
+        named = [m for m in models if any(file.path == wanted.file for file in m.files)]
+        if not named:
+            raise _no_such(wanted.repository, wanted.file, models)
+        return named[0]
+    asked = wanted.wanted.upper()
+    if quantisation := asked or default:
+        for same in (quantisation, f"UD-{quantisation}"):
+            if exact := [m for m in models if m.quantisation == same]:
+                return exact[0]
+    if asked:
+        for model in models:
+            if model.files[0].path.rpartition("/")[2].upper() == asked:
+                return model
+        raise _no_such(wanted.repository, wanted.wanted, models)
+    return models[0] if len(models) == 1 else None
+
+
+def best_fitting(models: Sequence[RemoteModel], memory: int) -> RemoteModel | None:
+    """The largest model that runs here and leaves room in so many bytes of memory; None: none.
+
+    Of its file's size a tenth more is allowed for, and 256 MiB for a context. Float weights are
+    taken only where there is nothing else: 8 bits tell the same and take half.
+    """
+    runnable = [m for m in models if m.runnable and m.bytes * 1.1 + 2**28 <= memory]
+    quantised = [m for m in runnable if m.quantisation not in ("F32", "F16", "BF16")]
+    return max(quantised or runnable, key=lambda model: model.bytes, default=None)
+
+
+def listed(models: Sequence[RemoteModel]) -> str:
+    """The choices in one line."""
+    return ", ".join(f"{model.label} ({in_bytes(model.bytes)})" for model in models)
+
+
+def _no_such(repository: str, asked: str, models: Sequence[RemoteModel]) -> UsageError:
+    return UsageError(f"{repository} has no {asked}", f"it has {listed(models)}")
