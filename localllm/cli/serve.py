@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from localllm.server.app import ServerOptions
     from localllm.server.listening import Address
 
+# As browsers send it; "null" is that of files.
+_ORIGIN = re.compile(r"\*|null|[a-zA-Z][\w+.-]*://([^][/?#@:\s]+|\[[\da-fA-F:.]+\])(:\d{1,5})?")
 TEXTS = 4  # of full length at once, where nothing else is asked
 
 
@@ -197,6 +200,8 @@ def _named(models: list[str] | list[str | None], aliases: list[str]) -> dict[str
         if len(meant) != 1 or not name:
             hint = f"MODEL=NAME with one of {', '.join(names.values())}"
             raise UsageError(f"--alias {alias}: names none of the models", hint)
+        if names[meant[0]] != found[meant[0]].name:
+            raise UsageError(f"--alias {alias}: the model is called {names[meant[0]]!r} already")
         names[meant[0]] = name
     for name in names.values():
         if not name.isprintable():  # nor does every such name have a form in UTF-8
@@ -248,8 +253,12 @@ def _server_options(
 
     if limits.log not in KINDS:
         raise UsageError(f"--log {limits.log}: must be one of {', '.join(KINDS)}")
-    if not 0 < limits.max_body <= 4096:
-        raise UsageError(f"--max-body {limits.max_body:g}: must be > 0 and <= 4096")
+    if not 0.001 <= limits.max_body <= 4096:  # a kB takes a short question
+        raise UsageError(f"--max-body {limits.max_body:g}: must be >= 0.001 and <= 4096")
+    for origin in access.cors or ():
+        if not _ORIGIN.fullmatch(origin):
+            hint = "scheme and host, as https://example.org or http://localhost:3000; '*': all"
+            raise UsageError(f"--cors {origin!r}: is no origin", hint)
     most = limits.max_tokens_per_request
     if most is not None and most < 1:
         raise UsageError(f"--max-tokens-per-request {most}: must be >= 1")

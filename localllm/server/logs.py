@@ -14,6 +14,7 @@ from localllm.server.records import Record
 
 KINDS = ("text", "json", "off")
 _QUIET = frozenset({"/health", "/metrics"})  # are asked for all the time
+_AGAIN_SECONDS = 10.0  # until a failure of the system is told of again
 _HEAD = ("method", "path", "status")  # of a text line
 
 
@@ -27,9 +28,10 @@ def reporter(kind: str, prompts: bool) -> Callable[[Record], None]:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if kind == "json" else _TextLines())
     logging.raiseExceptions = False  # who closes stderr has no server that fails for it
-    for name in ("uvicorn", "localllm.server"):
+    for name in ("uvicorn", "localllm.server", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
+    logging.getLogger("asyncio").filters = [_Sparing()]
     requests = logging.getLogger("localllm.server.requests")
     requests.setLevel(logging.WARNING if kind == "off" else logging.INFO)
 
@@ -64,6 +66,28 @@ def _fields(record: Record, prompts: bool) -> dict[str, Any]:
     if prompts:
         fields["body"] = record.body.decode("utf-8", "replace")
     return fields
+
+
+class _Sparing(logging.Filter):
+    """Lets one failure of the system through at a time, as a line.
+
+    Where the process has all files open that it may, asyncio tells of every connection that waits,
+    each time it looks: thousands of tracebacks a second.
+    """
+
+    _silent_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is told of."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, OSError):
+            return True
+        if record.created < self._silent_until:
+            return False
+        self._silent_until = record.created + _AGAIN_SECONDS
+        what = record.getMessage().partition("\n")[0]
+        record.msg, record.args, record.exc_info = f"{what}: {error.strerror or error}", (), None
+        return True
 
 
 class _TextLines(logging.Formatter):

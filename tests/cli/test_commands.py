@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from localllm import __version__
 from localllm.cli import app
 from localllm.cli.doctor import _rates
 from localllm.engine.machine import default_threads
@@ -36,6 +39,14 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert app.COMMANDS[name] in text
     assert "--json" in text
     assert "--debug" in text
+
+
+def test_the_package_is_the_command() -> None:
+    command = [sys.executable, "-m", "localllm", "--version"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"localllm {__version__}\n", "")
 
 
 def test_version(localllm: Run) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import re
 import signal
 import socket
@@ -16,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from localllm.cli.app import run
 from localllm.engine.engine import Engine
 from localllm.hub.names import resolve
-from localllm.server import asking, listening, running, tracing
+from localllm.server import asking, listening, logs, running, tracing
 from localllm.server.app import ServerOptions, create_app
 from localllm.server.running import RunningServer
 from localllm.server.slots import Source
@@ -258,6 +260,21 @@ def test_ps_and_stop(serve):
     assert json.loads(program.command("ps", "--json").stdout) == {"servers": []}
     nobody = program.command("stop")
     assert (nobody.returncode, nobody.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["text", "json", "off"])
+def test_a_lack_of_files_does_not_flood_the_log(capsys, kind):
+    logs.reporter(kind, prompts=False)
+    for _ in range(1000):
+        try:
+            raise OSError(errno.EMFILE, "Too many open files")
+        except OSError:
+            logging.getLogger("asyncio").exception("socket.accept() out of resource\nsocket: …")
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "socket.accept() out of resource: Too many open files" in told
+    logging.getLogger("asyncio").error("something else")
+    assert "something else" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
