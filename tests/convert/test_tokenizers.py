@@ -1,0 +1,145 @@
+"""Converted tokenizers against the libraries they come from: the same ids for random text."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from localllm.convert.checkpoint import Checkpoint
+from localllm.convert.fields import Fields
+from localllm.convert.tokenizers import tokenizer_metadata
+from localllm.gguf import GGUFFile, write_gguf
+from localllm.tokenize import Tokenizer, load_tokenizer
+from tests.tokenize.building import random_texts
+
+pytestmark = pytest.mark.peer
+pytest.importorskip("transformers")
+
+from .building import (  # noqa: E402
+    LLAMA3,
+    QWEN2,
+    SPECIAL,
+    begins_with_bos,
+    byte_level,
+    configure,
+    sentencepiece_model,
+    tokenizers,
+    word_piece,
+)
+
+COUNT = 2000
+ROWS = 512
+
+
+def converted(folder: Path, **config: Any) -> Tokenizer:
+    """The tokenizer of a folder, by way of a file."""
+    fields = Fields({"architectures": [], **config}, "config.json")
+    metadata, _ = tokenizer_metadata(Checkpoint(folder, "model", fields, {}), ROWS)
+    write_gguf(folder / "t.gguf", {"general.architecture": "llama", **metadata}, {})
+    return load_tokenizer(GGUFFile.open(folder / "t.gguf"))
+
+
+def texts(special: Iterable[str] = (), allowed: Callable[[str], bool] | None = None) -> list[str]:
+    """Random texts of characters that are assigned, and so mean the same in every version."""
+    made = (
+        "".join(c for c in text if unicodedata.category(c) not in ("Cn", "Co", "Cs"))
+        for text in random_texts(11, 2 * COUNT, list(special))
+    )
+    return [text for text in made if allowed is None or allowed(text)][:COUNT]
+
+
+def compare(ours: Tokenizer, theirs: Any, cases: list[str]) -> list[str]:
+    """The texts whose ids differ."""
+    assert len(cases) == COUNT
+    return [text for text in cases if ours.encode(text, parse_special=True) != theirs(text)]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("name", ["llama-bpe", "dbrx", "qwen2", "gpt-2", "smollm"])
+def test_byte_level(tmp_path: Path, name: str, bos: bool) -> None:
+    pattern = {"llama-bpe": LLAMA3, "dbrx": LLAMA3, "qwen2": QWEN2}.get(name, "")
+    theirs = byte_level(pattern, whole=name == "llama-bpe")
+    if name == "smollm":
+        pre = tokenizers.pre_tokenizers
+        theirs.pre_tokenizer = pre.Sequence(
+            [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
+        )
+    if bos:
+        theirs = begins_with_bos(theirs, SPECIAL[0], 0)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    configure(tmp_path, bos_token=SPECIAL[0], eos_token=SPECIAL[1], pad_token={"content": "<|pad|>"})
+    ours = converted(tmp_path)
+    assert ours.vocabulary.pre == name
+    assert (ours.bos_id, ours.eos_id, ours.add_bos, ours.add_eos) == (0, 1, bos, False)
+    assert ours.vocabulary.special["padding"] == 2
+    assert [ours.is_control(ours.vocabulary.ids[t.encode()]) for t in SPECIAL] == [1, 1, 1, 0]
+    different = compare(ours, lambda text: theirs.encode(text).ids, texts(SPECIAL))
+    print(name, len(different), different[:10])
+    assert not different
+
+
+@pytest.mark.parametrize("files", ["tokenizer.model", "tokenizer.json"])
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece(tmp_path: Path, files: str, prefix: bool) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    path = sentencepiece_model(tmp_path, prefix=prefix)
+    library = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    if files == "tokenizer.json":
+        llama(library, prefix).save(str(tmp_path / files))
+        path.unlink()
+    configure(tmp_path, bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=True)
+    ours = converted(tmp_path)
+    assert (ours.bos_id, ours.eos_id, ours.add_bos) == (1, 2, True)
+    cases = texts(["<note>"], lambda text: "\0" not in text)
+    different = compare(ours, lambda text: [1, *library.encode(text)], cases)
+    print(len(different), different[:10])
+    assert not different
+
+
+def llama(library: Any, prefix: bool) -> Any:
+    """A tokenizer.json as checkpoints of Llama 2 have it."""
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    ids = {library.id_to_piece(number): number for number in range(library.vocab_size())}
+    scores = {piece: library.get_score(number) for piece, number in ids.items()}
+    merges = generate_merges(ids, scores)
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    steps = [tokenizers.normalizers.Prepend("▁")] if prefix else []
+    made.normalizer = tokenizers.normalizers.Sequence(
+        [*steps, tokenizers.normalizers.Replace(" ", "▁")]
+    )
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    made.add_tokens([tokenizers.AddedToken("<note>", normalized=False)])
+    return begins_with_bos(made, "<s>", 1)
+
+
+def test_unigram(tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    path = sentencepiece_model(tmp_path, "unigram", 400)
+    library = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    configure(tmp_path, bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_eos_token=False)
+    ours = converted(tmp_path)
+    assert type(ours).__name__ == "UnigramTokenizer"
+    cases = texts(["<note>"], lambda text: "\0" not in text)
+    different = compare(ours, library.encode, cases)
+    print(len(different), different[:10])
+    assert len(different) <= 0
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_word_piece(tmp_path: Path, lowercase: bool) -> None:
+    theirs = word_piece(lowercase=lowercase)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    configure(tmp_path, cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]", pad_token="[PAD]")
+    ours = converted(tmp_path, type_vocab_size=2)
+    different = compare(ours, lambda text: theirs.encode(text).ids, texts(["[SEP]", "[MASK]"]))
+    print(len(different), different[:10])
+    assert not different
