@@ -37,7 +37,7 @@ def command(
     *,
     output: OutputOptions,
 ) -> None:
-    """Measure on a text how much each column of a model's weights matters, for `quantize`."""
+    """Measure how much each column of a model's weights matters, for quantising."""
     for flag, value in (("ctx", ctx), ("chunks", chunks)):
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: must be >= 1")
@@ -49,7 +49,7 @@ def command(
     source = CALIBRATION_TEXT if data is None else Path(data)
     text = _read(source)
     found = find(model)
-    options = EngineOptions(ctx=ctx, threads=threads, draft="none")
+    options = EngineOptions(ctx=ctx, threads=threads, kv_type="f16", device="cpu", draft="none")
     engine, _ = load_engine(found, options, texts=_TEXTS_AT_ONCE)
     # llama.cpp's tools drop the line's end at the end of a file
     tokens = engine.tokenizer.encode(text.removesuffix("\n"))
@@ -64,10 +64,9 @@ def command(
 
         squares = collect(engine, pieces, say)
     seconds = time.perf_counter() - start
+    dataset = source.name if data is None else one_line(data)
     try:
-        write_imatrix(
-            target, squares, chunks=len(pieces), chunk_size=ctx, datasets=[one_line(str(source))]
-        )
+        write_imatrix(target, squares, chunks=len(pieces), chunk_size=ctx, datasets=[dataset])
     except OSError as error:
         raise LocalLLMError(f"--out {out}: cannot be written: {error.strerror}") from None
     unseen = {name: int((one.rows == 0).sum()) for name, one in squares.items()}
