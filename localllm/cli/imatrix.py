@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -86,15 +87,18 @@ def command(
     }
     if output.json:
         print(json.dumps(report, ensure_ascii=False))
-        return
-    print(
-        f"{one_line(str(target))}: {len(squares)} weights, {in_bytes(target.stat().st_size)}; "
-        f"{len(pieces)} chunks of {ctx} tokens in {seconds:.1f} s "
-        f"({len(pieces) * ctx / seconds:,.0f} tokens a second)"
-    )
-    for name, count in unseen.items():
-        total = len(squares[name].rows)
-        print(f"note: {name}: {count} of {total} experts saw no token; a longer text reaches more")
+    else:
+        print(
+            f"{one_line(str(target))}: {len(squares)} weights, {in_bytes(target.stat().st_size)}; "
+            f"{len(pieces)} chunks of {ctx} tokens in {seconds:.1f} s "
+            f"({len(pieces) * ctx / seconds:,.0f} tokens a second)"
+        )
+    if unseen:
+        print(
+            f"note: no token reached some experts of {len(unseen)} weights, {sum(unseen.values())} "
+            "in all: a longer text reaches more",
+            file=sys.stderr,
+        )
 
 
 def _target(out: str) -> Path:

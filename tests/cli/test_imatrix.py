@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from localllm.compress.imatrix import read_imatrix
+from localllm.evaluate.synthetic import random_model
 from localllm.gguf import GGUFFile
 from tests.cli.conftest import Run
 
@@ -45,6 +46,18 @@ def test_the_text_that_comes_along(localllm: Run, model: Path, tmp_path: Path) -
     report = json.loads(localllm("imatrix", model, "-o", out, "--chunks", 2, "--json").out)
     assert report["tokens"] == 2 * 512
     assert list(GGUFFile.open(out).get("imatrix.datasets", list)) == [b"calibration.txt"]
+
+
+def test_experts_that_no_token_reached(localllm: Run, text: Path, tmp_path: Path) -> None:
+    experts = random_model(tmp_path / "experts.gguf", "qwen3moe", experts=64, layers=1)
+    out = tmp_path / "imatrix.gguf"
+    flags = ("--data", text, "-o", out, "--ctx", 4, "--chunks", 1, "--json")
+    result = localllm("imatrix", experts, *flags)
+    unseen = json.loads(result.out)["unseen_experts"]
+    name = "blk.0.ffn_down_exps.weight"
+    assert 56 <= unseen[name] < 64  # two of each of four tokens
+    assert "no token reached some experts of 3 weights" in result.error
+    assert (read_imatrix(out)[name] == 1).all(1).sum() == unseen[name]
 
 
 @pytest.mark.parametrize(
