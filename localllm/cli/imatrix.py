@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +38,7 @@ def command(
     *,
     output: OutputOptions,
 ) -> None:
-    """Measure on a text how much each column of a model's weights matters, for `quantize`."""
+    """Measure how much each column of a model's weights matters, for quantising."""
     for flag, value in (("ctx", ctx), ("chunks", chunks)):
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: must be >= 1")
@@ -49,7 +50,7 @@ def command(
     source = CALIBRATION_TEXT if data is None else Path(data)
     text = _read(source)
     found = find(model)
-    options = EngineOptions(ctx=ctx, threads=threads, draft="none")
+    options = EngineOptions(ctx=ctx, threads=threads, kv_type="f16", device="cpu", draft="none")
     engine, _ = load_engine(found, options, texts=_TEXTS_AT_ONCE)
     # llama.cpp's tools drop the line's end at the end of a file
     tokens = engine.tokenizer.encode(text.removesuffix("\n"))
@@ -64,10 +65,9 @@ def command(
 
         squares = collect(engine, pieces, say)
     seconds = time.perf_counter() - start
+    dataset = source.name if data is None else one_line(data)
     try:
-        write_imatrix(
-            target, squares, chunks=len(pieces), chunk_size=ctx, datasets=[one_line(str(source))]
-        )
+        write_imatrix(target, squares, chunks=len(pieces), chunk_size=ctx, datasets=[dataset])
     except OSError as error:
         raise LocalLLMError(f"--out {out}: cannot be written: {error.strerror}") from None
     unseen = {name: int((one.rows == 0).sum()) for name, one in squares.items()}
@@ -87,15 +87,18 @@ def command(
     }
     if output.json:
         print(json.dumps(report, ensure_ascii=False))
-        return
-    print(
-        f"{one_line(str(target))}: {len(squares)} weights, {in_bytes(target.stat().st_size)}; "
-        f"{len(pieces)} chunks of {ctx} tokens in {seconds:.1f} s "
-        f"({len(pieces) * ctx / seconds:,.0f} tokens a second)"
-    )
-    for name, count in unseen.items():
-        total = len(squares[name].rows)
-        print(f"note: {name}: {count} of {total} experts saw no token; a longer text reaches more")
+    else:
+        print(
+            f"{one_line(str(target))}: {len(squares)} weights, {in_bytes(target.stat().st_size)}; "
+            f"{len(pieces)} chunks of {ctx} tokens in {seconds:.1f} s "
+            f"({len(pieces) * ctx / seconds:,.0f} tokens a second)"
+        )
+    if unseen:
+        print(
+            f"note: no token reached some experts of {len(unseen)} weights, {sum(unseen.values())} "
+            "in all: a longer text reaches more",
+            file=sys.stderr,
+        )
 
 
 def _target(out: str) -> Path:

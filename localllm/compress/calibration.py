@@ -18,9 +18,14 @@ CALIBRATION_TEXT = Path(localllm.__file__).parent / "assets" / "calibration.txt"
 
 
 def cut(tokens: Sequence[int], tokenizer: Tokenizer, size: int) -> list[list[int]]:
-    """The whole chunks of a text that was encoded with its special tokens, as llama-imatrix cuts it.
+    """The whole chunks of a text, cut as llama-imatrix does.
 
     Where texts of the model begin with a BOS token, it stands in the place of each chunk's first.
+
+    Args:
+        tokens: of the text, with its special tokens.
+        tokenizer: of the model.
+        size: tokens of a chunk.
 
     Raises:
         UsageError: there is no whole chunk.
@@ -73,7 +78,7 @@ def collect(
         reader.close()
     found = {name: one for name, one in runner.squares().items() if one.rows.any()}
     for name, one in found.items():
-        if not np.isfinite(one.sums.astype(np.float32)).all():
+        if not (one.sums <= np.finfo(np.float32).max).all():  # nor is a NaN
             raise LocalLLMError(
                 f"{engine.file.path}: {name}: what it is multiplied with is not finite",
                 "the model's numbers overflow, or its weights are damaged",
