@@ -13,11 +13,13 @@ int main(int count, char** names) {
                                                         {"conversions", test_conversions},
                                                         {"not_finite", test_not_finite},
                                                         {"attention", test_attention},
+                                                        {"attention_both_ways", test_attention_both_ways},
                                                         {"threads", test_threads},
                                                         {"packing", test_packing},
                                                         {"memory", test_memory},
                                                         {"measure", test_measure},
                                                         {"largest", test_largest},
+                                                        {"encoder", test_encoder},
                                                         {"experts_room", test_experts_room},
                                                         {"programs", test_programs},
                                                         {"outputs", test_outputs}};
