@@ -13,8 +13,9 @@ namespace localllm {
 constexpr int kAlignedTokens = 32;  // scores are computed for a multiple of it
 
 struct AttendBothWays {
-    const float *q, *k, *v;  // the head of the first token; those of the others follow, `q_stride` and `kv_stride` apart
-    float* out;              // as q
+    const float *q, *k,
+        *v;      // the head of the first token; those of the others follow, `q_stride` and `kv_stride` apart
+    float* out;  // as q
     int64_t q_stride, kv_stride;
     int tokens, head_dim;
     float scale;

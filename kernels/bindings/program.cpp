@@ -495,8 +495,7 @@ void bind_program(nb::module_& m) {
         .def("table", &Builder::table, nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("data").noconvert())
         .def("vector", &Builder::vector, nb::arg("data").noconvert())
         .def("buffer", &Builder::buffer, nb::arg("width"))
-        .def("embed", &Builder::embed, nb::arg("out"), nb::arg("table"), nb::arg("scale"),
-             nb::arg("index") = "token")
+        .def("embed", &Builder::embed, nb::arg("out"), nb::arg("table"), nb::arg("scale"), nb::arg("index") = "token")
         .def("norm", &Builder::norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"), nb::arg("group"))
         .def("layer_norm", &Builder::layer_norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("bias"),
              nb::arg("eps"))

@@ -90,9 +90,8 @@ inline typename V::F activated(typename V::F x, Activation kind) {
 
 template <class V>
 void act(const float* x, float* out, int n, Activation kind) {
-    over_vectors<V>(n, [&](int i, int count) {
-        store_part<V>(out + i, activated<V>(load_part<V>(x + i, count), kind), count);
-    });
+    over_vectors<V>(
+        n, [&](int i, int count) { store_part<V>(out + i, activated<V>(load_part<V>(x + i, count), kind), count); });
 }
 
 template <class V>

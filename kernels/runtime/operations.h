@@ -33,8 +33,8 @@ struct LayerNorm final : Operation {
 };
 
 // Several weights on one input; with `accumulate` the outputs are added to. With a norm, the input is normalised first
-// (see Norm; over the whole row); gated, the two weights' results are combined (see GatedAct) into one output; activated,
-// the results are (see Act).
+// (see Norm; over the whole row); gated, the two weights' results are combined (see GatedAct) into one output;
+// activated, the results are (see Act).
 struct Linear final : Operation {
     struct Target {
         const PackedMatrix* weight;

@@ -111,7 +111,57 @@ void check_attention(const Kernels& kernels, Random& random, CacheType type, con
     }
 }
 
+// One head of one text, its keys and values beside those of others; every array of exact size, scratch too.
+void check_both_ways(const Kernels& kernels, Random& random, int tokens, int d) {
+    const int heads = random.between(1, 3), kv_heads = random.between(1, 2);
+    const Exact<float> q = normals(random, static_cast<size_t>(tokens) * heads * d), out(q.size());
+    const Exact<float> k = normals(random, static_cast<size_t>(tokens) * kv_heads * d), v = normals(random, k.size());
+    const Exact<float> scratch(both_ways_floats(tokens, d));
+    for (float& x : scratch) x = std::nanf("");  // what earlier texts left
+    AttendBothWays a{};
+    a.q_stride = static_cast<int64_t>(heads) * d;
+    a.kv_stride = static_cast<int64_t>(kv_heads) * d;
+    a.tokens = tokens;
+    a.head_dim = d;
+    a.scale = 1.0f / std::sqrt(static_cast<float>(d));
+    a.scratch = scratch.data();
+    for (int h = 0; h < heads; ++h) {
+        const int kv = h % kv_heads;
+        a.q = q.data() + h * d;
+        a.k = k.data() + kv * d;
+        a.v = v.data() + kv * d;
+        a.out = out.data() + h * d;
+        kernels.attend_both_ways(a);
+        for (int row = 0; row < tokens; ++row) {
+            std::vector<double> weight(tokens), sum(d);
+            double total = 0;
+            for (int t = 0; t < tokens; ++t) {
+                double dot = 0;
+                for (int i = 0; i < d; ++i)
+                    dot +=
+                        static_cast<double>(a.q[row * a.q_stride + i]) * static_cast<double>(a.k[t * a.kv_stride + i]);
+                weight[t] = std::exp(dot * static_cast<double>(a.scale));
+                total += weight[t];
+                for (int i = 0; i < d; ++i) sum[i] += weight[t] * static_cast<double>(a.v[t * a.kv_stride + i]);
+            }
+            for (int i = 0; i < d; ++i)
+                check(std::fabs(a.out[row * a.q_stride + i] - sum[i] / total) < 1e-5,
+                      "%s attention both ways: %d tokens, head %d, row %d, feature %d", kernels.name, tokens, d, row,
+                      i);
+        }
+    }
+}
+
 }  // namespace
+
+void test_attention_both_ways() {
+    Random random(9);
+    for (const Kernels* kernels : available_kernels())
+        for (int i = 0; i < 40; ++i) {
+            const int tokens = i < 12 ? i + 1 : random.between(13, 150);
+            check_both_ways(*kernels, random, tokens, 16 * random.pick<int>({1, 2, 3, 4, 8, 32}));
+        }
+}
 
 void test_attention() {
     Random random(7);

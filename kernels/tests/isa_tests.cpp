@@ -7,6 +7,38 @@
 
 namespace localllm {
 
+namespace {
+
+double activated(double x, Activation kind) {
+    if (kind == Activation::silu) return x / (1 + std::exp(-x));
+    if (kind == Activation::gelu_erf) return 0.5 * x * std::erfc(-x * 0.7071067811865476);
+    return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+}
+
+// Of rows far from zero, too: the mean is taken away before the squares are summed.
+void check_layer_norm(const Kernels& kernels, const Exact<float>& a, const Exact<float>& weight, int n) {
+    for (float shift : {0.0f, 100.0f}) {
+        Exact<float> x(n), bias(n), out(n);
+        double mean = 0, spread = 0;
+        for (int i = 0; i < n; ++i) {
+            x[i] = a[i] + shift;
+            bias[i] = a[n - 1 - i];
+            mean += static_cast<double>(x[i]) / n;
+        }
+        for (float value : x) spread += (value - mean) * (value - mean) / n;
+        kernels.layer_norm(x.data(), weight.data(), bias.data(), out.data(), n, 1e-5f);
+        for (int i = 0; i < n; ++i) {
+            const double normed = (x[i] - mean) / std::sqrt(spread + 1e-5) * static_cast<double>(weight[i]);
+            const double error =
+                (shift > 0 ? 1e-4 : 3e-6) * (1 + std::fabs(normed) + std::fabs(static_cast<double>(bias[i])));
+            check(std::fabs(out[i] - normed - static_cast<double>(bias[i])) <= error, "%s layer norm of %d",
+                  kernels.name, n);
+        }
+    }
+}
+
+}  // namespace
+
 void test_elementwise() {
     for (const Kernels* kernels : available_kernels())
         for (int n : {1, 3, 8, 15, 16, 17, 31, 64, 1030}) {
@@ -19,15 +51,16 @@ void test_elementwise() {
                 const double wanted = a[i] / std::sqrt(squares / n + 1e-5) * static_cast<double>(b[i]);
                 check(std::fabs(out[i] - wanted) <= 2e-6 * std::fabs(wanted), "%s norm of %d", kernels->name, n);
             }
-            for (Activation kind : {Activation::silu, Activation::gelu}) {
+            check_layer_norm(*kernels, a, b, n);
+            for (Activation kind : {Activation::silu, Activation::gelu, Activation::gelu_erf}) {
+                Exact<float> alone(n);
+                kernels->act(a.data(), alone.data(), n, kind);
                 kernels->gated_act(a.data(), b.data(), out.data(), n, kind);
                 for (int i = 0; i < n; ++i) {
-                    const double x = a[i], inner = 0.7978845608028654 * (x + 0.044715 * x * x * x);
-                    const double wanted =
-                        (kind == Activation::silu ? x / (1 + std::exp(-x)) : 0.5 * x * (1 + std::tanh(inner))) *
-                        static_cast<double>(b[i]);
-                    check(std::fabs(out[i] - wanted) <= 1e-6 * std::fabs(x * static_cast<double>(b[i])) + 1e-30,
-                          "%s activation of %d", kernels->name, n);
+                    const double x = a[i], wanted = activated(x, kind), error = 1e-6 * std::fabs(x) + 1e-30;
+                    check(std::fabs(alone[i] - wanted) <= error, "%s activation of %d", kernels->name, n);
+                    check(std::fabs(out[i] - wanted * b[i]) <= error * std::fabs(b[i]) + 1e-30,
+                          "%s gated activation of %d", kernels->name, n);
                 }
             }
             kernels->add_scaled(a.data(), b.data(), 1.0f, out.data(), n);
@@ -120,6 +153,8 @@ void test_not_finite() {
                     check(!std::isnan(bad) || std::isnan(out[n - 1]), "%s attention hides NaN", kernels->name);
                 }
                 kernels->rms_norm(x.data(), x.data(), x.data(), n, 1e-6f);
+                kernels->layer_norm(x.data(), x.data(), x.data(), x.data(), n, 1e-6f);
+                kernels->act(x.data(), x.data(), n, Activation::gelu_erf);
                 kernels->gated_act(x.data(), x.data(), x.data(), n, Activation::gelu);
                 kernels->gated_act(x.data(), x.data(), x.data(), n, Activation::silu);
                 kernels->softcap(x.data(), n, 5.0f);

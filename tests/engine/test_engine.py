@@ -12,6 +12,7 @@ from tests.decoding import reference
 from tests.engine.fakes import (
     EOG,
     PROMPT,
+    FakeConfig,
     FakeRunner,
     check_no_leak,
     expected_tokens,
@@ -209,4 +210,4 @@ def test_stats_add_up():
 
 def test_a_pool_smaller_than_the_context_is_refused():
     with pytest.raises(ValueError, match="do not hold"):
-        Engine(FakeRunner(2, 4), None, None, None, context=9)
+        Engine(FakeRunner(2, 4), None, None, FakeConfig(), context=9)

@@ -42,7 +42,8 @@ def read(tmp_path: Path, text: str) -> dict[str, CatalogModel]:
 
 def test_the_catalog_is_large_enough_and_knows_every_architecture() -> None:
     assert len(MODELS) >= 25
-    assert {model.architecture for model in MODELS} == set(supported_architectures())
+    encoders = {"bert"}  # the catalog is of models that answer
+    assert {model.architecture for model in MODELS} == set(supported_architectures()) - encoders
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.alias)

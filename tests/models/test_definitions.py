@@ -22,7 +22,7 @@ from localllm.ops import eager
 from localllm.ops.tracer import trace
 from tests.models.memory import changed, memory_file, stored
 
-SUPPORTED = ("gemma3", "llama", "phi3", "qwen2", "qwen3", "qwen3moe")
+SUPPORTED = ("bert", "gemma3", "llama", "phi3", "qwen2", "qwen3", "qwen3moe")
 
 
 @pytest.fixture(scope="module")
