@@ -29,6 +29,8 @@ COMMANDS = {
     "quantize": "Store a model's weights in fewer bits.",
     "imatrix": "Measure how much each column of a model's weights matters, for quantising.",
     "eval": "Measure the perplexity of a model, and how far it is from a base model.",
+    "fit": "Predict speed and memory of a model before it is downloaded.",
+    "report": "Measure quality, speed and memory of a model's quantisations, and choose one.",
     "bench": "Measure the speed of a model on this machine.",
     "embed": "Turn texts into vectors.",
     "tokenize": "Show how a model splits a text into tokens.",

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from localllm.cli.loading import find, progress
 from localllm.cli.options import EngineOptions, KVType, OutputOptions, Threads, with_options
+from localllm.cli.picture import picture_file, write_picture
 from localllm.cli.settings import packed_cache, settle
-from localllm.errors import LocalLLMError, UsageError
-from localllm.files import replacing
+from localllm.errors import UsageError
 from localllm.terminal import one_line
 
 
@@ -80,7 +78,7 @@ def command(
     batches, depths = _numbers(batch, "--batch", 1), _numbers(depth, "--depth", 0)
     if plot == "-" and output.json:
         raise UsageError("--plot - and --json both write to stdout", "--plot FILE.svg goes with it")
-    picture = None if plot in (None, "-") else _picture(str(plot))
+    picture = None if plot in (None, "-") else picture_file(str(plot), ", or - for the terminal")
 
     from localllm.evaluate.bench import BenchPlan, benchmark, benchmark_synthetic
 
@@ -115,7 +113,7 @@ def command(
     if picture is not None:
         from localllm.evaluate.charts import svg_chart
 
-        _write(picture, svg_chart(report, name))
+        write_picture(picture, svg_chart(report, name))
 
 
 def _print(report: dict[str, Any], name: str, bars: bool) -> None:
@@ -130,38 +128,6 @@ def _print(report: dict[str, Any], name: str, bars: bool) -> None:
         except UnicodeEncodeError:
             block = "#"
         print("\n" + text_chart(report, min(100, shutil.get_terminal_size().columns), block))
-
-
-def _picture(plot: str) -> Path:
-    """The file that --plot names, checked before anything is measured.
-
-    Raises:
-        UsageError: it cannot be written there.
-    """
-    path = Path(plot)
-    if path.suffix != ".svg":
-        raise UsageError(f"--plot {plot}: must be an .svg file, or - for the terminal")
-    if not path.parent.is_dir():
-        raise UsageError(f"--plot {plot}: there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"--plot {plot}: is there, and no regular file")
-    for place in (path.parent, path):
-        if place.exists() and not os.access(place, os.W_OK):
-            raise UsageError(f"--plot {plot}: {place} cannot be written")
-    return path
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a picture, whole or not at all.
-
-    Raises:
-        LocalLLMError: it cannot be written; names it.
-    """
-    try:
-        with replacing(path) as beside:
-            beside.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise LocalLLMError(f"--plot {path}: cannot be written: {error.strerror}") from None
 
 
 def _numbers(text: str, flag: str, least: int) -> list[int]:

@@ -50,7 +50,7 @@ def _facts() -> dict[str, Any]:
         "version": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": default_threads(),
         "kernels": _kernels(),
         "memory_total": psutil.virtual_memory().total,
@@ -115,7 +115,8 @@ def _way(rate: MemoryRate) -> str:
     return ", ".join(words)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor, as its maker calls it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

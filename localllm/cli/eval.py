@@ -45,8 +45,9 @@ def command(
     texts = shipped_texts() if data is None else [read_text(data)]
     found = find(model)
     reference = None if base is None else find(base)
+    other = None if reference is None else reference.path
     with progress() as line:
-        report = evaluate(found.path, reference and reference.path, texts, plan, line.say)
+        report = evaluate(found.path, other, texts, plan, line.say)
     if output.json:
         print(json.dumps(report, ensure_ascii=False))
         return

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from localllm.engine.engine import Engine
 from localllm.engine.machine import default_threads, kernels
@@ -21,7 +22,6 @@ from localllm.engine.runner import Logits
 from localllm.errors import UsageError
 from localllm.evaluate.scoring import (
     Scores,
-    Values,
     logits,
     logits_bytes,
     score,
@@ -113,7 +113,8 @@ def evaluate(
     pieces = [cut(engine.tokenizer, text, plan.context, plan.chunks) for text in texts]
     chunks = np.concatenate(pieces)
     start = time.perf_counter()
-    scores = measure(engine, chunks, other and logits(other, chunks), plan, say)
+    reference = logits(other, chunks) if other else None
+    scores = measure(engine, chunks, reference, plan, say)
     seconds = time.perf_counter() - start
     report = {
         "model": str(path),
@@ -141,14 +142,14 @@ def measure(
     say(f"0 of {len(chunks)} chunks")
     for part in score(logits(engine, chunks), chunks, base, plan.threads or default_threads()):
         parts.append(part)
-        done += len(part.surprise)
-        surprise += float(part.surprise.sum())
+        done += len(part)
+        surprise += float(part["surprise"].sum())
         left = (time.perf_counter() - start) * (total - done) / done
         say(
             f"{done * len(chunks) // total} of {len(chunks)} chunks, {left:.0f} s left, "
             f"perplexity {math.exp(min(700.0, surprise / done)):.4g}"
         )
-    return Scores.joined(parts)
+    return np.concatenate(parts)
 
 
 def summary(scores: Scores) -> dict[str, Any]:
@@ -161,9 +162,10 @@ def summary(scores: Scores) -> dict[str, Any]:
         perplexity_ratio_error; kl_divergence: mean, error, median, p99, p999, max, min in nats;
         top1_agreement and top1_agreement_error, rms_delta_p and rms_delta_p_error as shares of 1.
     """
-    mean, error = _mean(scores.surprise)
+    surprise, base_surprise = scores["surprise"], scores["base_surprise"]
+    mean, error = _mean(surprise)
     found: dict[str, Any] = {
-        "tokens": len(scores.surprise),
+        "tokens": len(scores),
         "perplexity": _exp(mean),
         "perplexity_error": _exp(mean) * error,
     }
@@ -177,16 +179,17 @@ def summary(scores: Scores) -> dict[str, Any]:
         "rms_delta_p",
         "rms_delta_p_error",
     )
-    if scores.base_surprise is None or scores.divergence is None or scores.same_top is None:
+    if np.isnan(base_surprise).any():
         return found | dict.fromkeys(against)
-    ratio, ratio_error = _mean(scores.surprise - scores.base_surprise)
-    divergence, divergence_error = _mean(scores.divergence)
-    median, p99, p999 = np.quantile(scores.divergence, [0.5, 0.99, 0.999])
-    agreement, agreement_error = _mean(scores.same_top.astype(np.float64))
-    delta, delta_error = _mean((np.exp(-scores.surprise) - np.exp(-scores.base_surprise)) ** 2)
+    ratio, ratio_error = _mean(surprise - base_surprise)
+    divergences = scores["divergence"]
+    divergence, divergence_error = _mean(divergences)
+    median, p99, p999 = np.quantile(divergences, [0.5, 0.99, 0.999])
+    agreement, agreement_error = _mean(scores["same_top"].astype(np.float64))
+    delta, delta_error = _mean((np.exp(-surprise) - np.exp(-base_surprise)) ** 2)
     rms = math.sqrt(delta)
     values = (
-        _exp(float(scores.base_surprise.mean())),
+        _exp(float(base_surprise.mean())),
         _exp(ratio),
         _exp(ratio) * ratio_error,
         {
@@ -195,8 +198,8 @@ def summary(scores: Scores) -> dict[str, Any]:
             "median": float(median),
             "p99": float(p99),
             "p999": float(p999),
-            "max": float(scores.divergence.max()),
-            "min": float(scores.divergence.min()),
+            "max": float(divergences.max()),
+            "min": float(divergences.min()),
         },
         agreement,
         agreement_error,
@@ -212,10 +215,10 @@ def _by_text(
     end = 0
     for text, chunks in zip(texts, pieces, strict=True):
         start, end = end, end + len(chunks) * len(scored(chunks.shape[1]))
-        yield {"text": text.name, "chunks": len(chunks), **summary(scores.part(start, end))}
+        yield {"text": text.name, "chunks": len(chunks), **summary(scores[start:end])}
 
 
-def _mean(values: Values) -> tuple[float, float]:
+def _mean(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Mean and its standard error."""
     return float(values.mean()), float(values.std() / math.sqrt(max(1, len(values) - 1)))
 

@@ -6,10 +6,8 @@ has something to go by.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,37 +20,20 @@ from localllm.engine.scheduler import STEP_TOKENS
 from localllm.errors import LocalLLMError
 from localllm.evaluate.texts import Tokens
 
-Values = npt.NDArray[np.float64]
+Scores = npt.NDArray[np.void]
+"""Of each scored token, in the text's order, records of the type `SCORE`."""
 
-
-@dataclass(frozen=True)
-class Scores:
-    """Of each scored token, in the text's order; all but `surprise` are None without a base.
-
-    Attributes:
-        surprise: float64[n], -ln of the probability that the model gives the token.
-        base_surprise: the same, of the base model.
-        divergence: float64[n], KL divergence of the model's distribution from the base's, in nats.
-        same_top: bool[n], both find the same token the likeliest.
-    """
-
-    surprise: Values
-    base_surprise: Values | None = None
-    divergence: Values | None = None
-    same_top: npt.NDArray[np.bool_] | None = None
-
-    @classmethod
-    def joined(cls, parts: Iterable[Scores]) -> Scores:
-        """All of them, one after the other."""
-        columns = zip(*(part._columns() for part in parts), strict=True)
-        return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))
-
-    def part(self, start: int, end: int) -> Scores:
-        """Those of some tokens."""
-        return Scores(*(None if c is None else c[start:end] for c in self._columns()))
-
-    def _columns(self) -> tuple[Any, ...]:
-        return self.surprise, self.base_surprise, self.divergence, self.same_top
+SCORE = np.dtype(
+    [
+        ("surprise", np.float64),
+        ("base_surprise", np.float64),
+        ("divergence", np.float64),
+        ("same_top", np.bool_),
+    ]
+)
+"""`surprise` is -ln of the probability that the model gives the token, `base_surprise` that of the
+base model; `divergence` the KL divergence of the model's distribution from the base's, in nats;
+`same_top` whether both find the same token the likeliest. Without a base they are NaN and False."""
 
 
 def scored(length: int) -> range:
@@ -125,23 +106,24 @@ def score(
             wanted = targets[done : done + len(rows)]
             done += len(rows)
             if base is None:
-                part = Scores(np.array(list(pool.map(_surprise, rows, wanted))))
+                records = pool.map(_surprise, rows, wanted)
             else:
-                columns = zip(*pool.map(_compared, next(base), rows, wanted), strict=True)
-                surprises, bases, divergences, same = map(np.array, columns)
-                part = Scores(surprises, bases, divergences, same)
-            if not np.isfinite(part.surprise if base is None else part.divergence).all():
+                records = pool.map(_compared, next(base), rows, wanted)
+            part = np.array(list(records), SCORE)
+            if not np.isfinite(part["surprise" if base is None else "divergence"]).all():
                 raise LocalLLMError("the model's logits are not finite: its file is damaged")
             yield part
 
 
-def _surprise(row: Logits, token: int) -> float:
+def _surprise(row: Logits, token: int) -> tuple[float, float, float, bool]:
+    """A record of `SCORE` without a base."""
     shifted = row - row.max()
-    return float(np.log(np.exp(shifted).sum(dtype=np.float64)) - shifted[token])
+    surprise = np.log(np.exp(shifted).sum(dtype=np.float64)) - shifted[token]
+    return float(surprise), np.nan, np.nan, False
 
 
 def _compared(base: Logits, row: Logits, token: int) -> tuple[float, float, float, bool]:
-    """Surprises of model and base, the divergence, and whether the likeliest token is the same.
+    """A record of `SCORE`.
 
     KL = sum p (ln p - ln q) = sum p (x - y) + ln Z_q - ln Z_p for logits x, y and their sums Z.
     Differences of logits stay in float32; what they are summed to does not lose by it, since the

@@ -3,8 +3,15 @@
 from localllm.evaluate.synthetic.models import (
     ARCHITECTURES,
     catalog_model,
+    catalog_outline,
     llama3_rope_factors,
     random_model,
 )
 
-__all__ = ["ARCHITECTURES", "catalog_model", "llama3_rope_factors", "random_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "catalog_model",
+    "catalog_outline",
+    "llama3_rope_factors",
+    "random_model",
+]

@@ -19,7 +19,7 @@ import numpy as np
 from localllm.errors import UsageError
 from localllm.evaluate.synthetic.blocks import random_tensor
 from localllm.evaluate.synthetic.vocabularies import bpe_vocabulary, spm_vocabulary
-from localllm.gguf import quant_type, write_gguf
+from localllm.gguf import GGUFFile, MadeTensor, TensorInfo, quant_type, write_gguf
 from localllm.gguf.types import RUNNABLE_TYPES, QuantType
 from localllm.hub.catalog import CatalogModel, Shape
 
@@ -130,24 +130,38 @@ def random_model(
     return Path(path)
 
 
-def catalog_model(path: str | Path, entry: CatalogModel, weight_type: str) -> Path:
-    """Writes random weights in the shape of a catalog entry.
+def catalog_model(
+    path: str | Path, entry: CatalogModel, weight_type: str | Mapping[str, str]
+) -> Path:
+    """Writes random weights in the shape of a catalog entry; types as of `random_model`.
 
     Raises:
         UsageError: no weights of that type can be made.
     """
-    if weight_type != "Q4_K_M" and weight_type not in {quant.name for quant in RUNNABLE_TYPES}:
-        known = ", ".join(["Q4_K_M", *(quant.name for quant in RUNNABLE_TYPES)])
-        raise UsageError(f"--quant {weight_type}: must be one of {known}")
-    moe = entry.architecture == "llama" and entry.shape.experts
-    shape = SyntheticShape(
-        **asdict(entry.shape),
-        arch="llama-moe" if moe else entry.architecture,
-        context=entry.context,
-    )
+    known = ["Q4_K_M", *(quant.name for quant in RUNNABLE_TYPES)]
+    if isinstance(weight_type, str) and weight_type not in known:
+        raise UsageError(f"--quant {weight_type}: must be one of {', '.join(known)}")
+    shape = _catalog_shape(entry)
     content = _hyperparameters(shape) | _vocabulary(shape)
     write_gguf(path, content, _tensors(shape, weight_type, seed=0))
     return Path(path)
+
+
+def catalog_outline(entry: CatalogModel) -> GGUFFile:
+    """What `catalog_model` writes, without vocabulary and data, every matrix as F16."""
+    shape = _catalog_shape(entry)
+    nothing = np.empty(0, np.uint8)
+    tensors = {
+        name: TensorInfo(name, made.type, tuple(made.shape), nothing)
+        for name, made in _tensors(shape, {"*": "F16"}, seed=0).items()
+    }
+    return GGUFFile(Path(entry.alias), 3, _hyperparameters(shape), tensors)
+
+
+def _catalog_shape(entry: CatalogModel) -> SyntheticShape:
+    moe = entry.architecture == "llama" and entry.shape.experts
+    arch = "llama-moe" if moe else entry.architecture
+    return SyntheticShape(**asdict(entry.shape), arch=arch, context=entry.context)
 
 
 def _vocabulary(shape: SyntheticShape) -> dict[str, Any]:
@@ -204,9 +218,9 @@ def _hyperparameters(shape: SyntheticShape) -> dict[str, Any]:
 
 def _tensors(
     shape: SyntheticShape, weight_type: str | Mapping[str, str], seed: int
-) -> dict[str, Any]:
+) -> dict[str, MadeTensor]:
     types = _TypeMap(shape, weight_type)
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, MadeTensor] = {}
 
     def generator(name: str) -> np.random.Generator:
         return np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -214,27 +228,33 @@ def _tensors(
     def matrix(name: str, *size: int, gain: float = 1.0) -> None:
         deviation = gain / size[-1] ** 0.5
         quant = _whole_blocks(quant_type(types.of(name)), size[-1])
-        tensors[name] = random_tensor(generator(name), quant, size, deviation)
+        tensors[name] = MadeTensor(
+            quant, size, lambda: random_tensor(generator(name), quant, size, deviation)[0]
+        )
 
-    def vector(name: str, size: int, mean: float, spread: float) -> None:
-        values = generator(name).uniform(mean - spread, mean + spread, size)
-        tensors[name] = values.astype(np.float32)
+    def stored(name: str, values: np.ndarray) -> None:
+        values = values.astype(np.float32)
+        tensors[name] = MadeTensor(quant_type("F32"), values.shape, lambda: values)
 
-    def norm(name: str, size: int) -> None:
-        vector(name, size, mean=1.0, spread=0.5)
+    def vector(
+        name: str, size: int, mean: float, spread: float, signs: np.ndarray | int = 1
+    ) -> None:
+        stored(name, generator(name).uniform(mean - spread, mean + spread, size) * signs)
+
+    def norm(name: str, size: int, signs: np.ndarray | int = 1) -> None:
+        vector(name, size, mean=1.0, spread=0.5, signs=signs)
 
     arch = shape.general_architecture
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     matrix("token_embd.weight", shape.vocab, shape.width)
-    norm("output_norm.weight", shape.width)
-    if shape.tied:
-        # Random signs: otherwise a token's own embedding, still in the stream, predicts that token.
-        signs = generator("signs").choice(np.array([-1, 1], np.float32), shape.width)
-        tensors["output_norm.weight"] *= signs
-    else:
+    # Random signs: otherwise a token's own embedding, still in the stream, predicts that token.
+    signs = generator("signs").choice(np.array([-1, 1], np.float32), shape.width)
+    norm("output_norm.weight", shape.width, signs if shape.tied else 1)
+    if not shape.tied:
         matrix("output.weight", shape.vocab, shape.width)
     if shape.rope_factors:
-        tensors.update(_rope_factors(shape))
+        for name, factors in _rope_factors(shape).items():
+            stored(name, factors)
     for layer in range(shape.layers):
         at = f"blk.{layer}."
         norm(at + "attn_norm.weight", shape.width)
@@ -313,6 +333,8 @@ class _TypeMap:
             return "F32"
         if isinstance(self.weight_type, str):
             return self._q4_k_m(name) if self.weight_type == "Q4_K_M" else self.weight_type
+        if name in self.weight_type:
+            return self.weight_type[name]
         for pattern, quant in self.weight_type.items():
             if fnmatchcase(name, pattern):
                 return quant

@@ -1,0 +1,167 @@
+"""`localllm fit`: what a model would do on this machine, before it is downloaded."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from localllm.cli.loading import find, progress
+from localllm.cli.options import EngineOptions, Model, OutputOptions, Threads, with_options
+from localllm.cli.settings import settle
+from localllm.errors import UsageError
+from localllm.hub.catalog import CatalogModel, load_catalog
+from localllm.terminal import one_line
+from localllm.units import in_bytes, si
+
+if TYPE_CHECKING:
+    from localllm.evaluate.fit import TypesOf
+
+DEFAULT_QUANTISATIONS = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q4_0,Q3_K_M,Q2_K"
+
+
+@with_options
+def command(
+    model: Model,
+    quant: Annotated[
+        str, typer.Option("--quant", help="Quantisations to predict, with commas between.")
+    ] = DEFAULT_QUANTISATIONS,
+    threads: Threads = None,
+    *,
+    output: OutputOptions,
+) -> None:
+    """Predict speed and memory of each quantisation of a model that need not be here."""
+    from localllm.compress.mixes import mix_named
+    from localllm.engine.machine import available_memory, kernels
+    from localllm.evaluate.choice import Option, recommend_predicted
+    from localllm.evaluate.fit import predict
+    from localllm.evaluate.history import History, Subject
+    from localllm.evaluate.speed import FIGURES
+
+    names = [mix_named(name.strip()).name for name in quant.split(",")]
+    settled = settle(EngineOptions(threads=threads))
+    entry = _entry(model)
+    kernels()
+    history, machine = History(history_file()), machine_name(settled.threads)
+    available = available_memory()
+    rows: list[dict[str, Any]] = []
+    with progress() as line:
+        for name in names:
+
+            def say(text: str, name: str = name) -> None:
+                line.say(f"{name}: {text}")
+
+            prediction = predict(entry, types_of(name), settled.threads, say)
+            subject = Subject(machine, entry.architecture, entry.shape, name)
+            figures = history.predict(subject, prediction.figures)
+            rows.append(
+                {
+                    "quantisation": name,
+                    "file_bytes": prediction.file_bytes,
+                    **figures,
+                    "fits": figures["peak_memory_bytes"] <= available,
+                    "uncorrected": prediction.figures,
+                    "measured": history.measured(subject),
+                    "layers_measured": list(prediction.layers),
+                }
+            )
+    choice = recommend_predicted(
+        [
+            Option(
+                row["quantisation"],
+                row["file_bytes"],
+                row["decode_tokens_per_second"],
+                row["peak_memory_bytes"],
+            )
+            for row in rows
+        ],
+        available,
+    )
+    report = {
+        "model": entry.alias,
+        "parameters": entry.shape.parameters,
+        "memory_available": available,
+        "machine": machine,
+        "corrections": history.correction(machine),
+        "quantisations": rows,
+        "recommendation": {"quantisation": choice.name, "reason": choice.reason},
+    }
+    if output.json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    print(
+        f"{one_line(entry.alias)}, {si(entry.shape.parameters)} parameters: predicted from random "
+        f"weights of its shape\n{in_bytes(available)} of memory are available\n"
+    )
+    print(_table(rows, FIGURES))
+    print(f"\n{choice.name or 'nothing'}: {choice.reason}")
+
+
+def types_of(quantisation: str) -> TypesOf:
+    """What a quantisation makes of a model's tensors."""
+    from localllm.compress.mixes import mix_named, plan_types
+
+    mix = mix_named(quantisation)
+    return lambda outline: {
+        name: type.name for name, type in plan_types(outline, mix).types.items()
+    }
+
+
+def history_file() -> Any:
+    """Where predictions and measurements are remembered."""
+    from localllm.hub.folders import state_dir
+
+    return state_dir() / "fit.json"
+
+
+def machine_name(threads: int | None) -> str:
+    """What a speed was measured on: processor, threads and kernels."""
+    from localllm.cli.doctor import cpu_name
+    from localllm.engine.machine import default_threads, kernels
+
+    return f"{cpu_name()}, {threads or default_threads()} threads, {kernels()}"
+
+
+def _entry(model: str) -> CatalogModel:
+    """The catalog's entry, or that of a file which is here.
+
+    Raises:
+        UsageError, LocalLLMError: it is neither.
+    """
+    from localllm.evaluate.fit import model_of
+    from localllm.gguf import GGUFFile
+
+    if (known := load_catalog().get(model.lower())) is not None:
+        return known
+    found = find(model)
+    entry = model_of(GGUFFile.open(found.path), found.name)
+    from localllm.evaluate.synthetic import ARCHITECTURES
+
+    if entry.architecture not in ARCHITECTURES:
+        raise UsageError(f"{model}: no random weights can be made of {entry.architecture} models")
+    return entry
+
+
+def _table(rows: list[dict[str, Any]], figures: tuple[str, ...]) -> str:
+    from localllm.evaluate.tables import aligned, rate, seconds
+
+    lines = [["", "file", "prefill t/s", "decode t/s", "first token", "memory", "", "measured"]]
+    for row in rows:
+        prefill, decode, first, memory = (row[name] for name in figures)
+        measured = row["measured"]
+        lines.append(
+            [
+                row["quantisation"],
+                in_bytes(row["file_bytes"]),
+                rate(prefill),
+                rate(decode),
+                seconds(first),
+                in_bytes(memory),
+                "fits" if row["fits"] else "too large",
+                f"{rate(measured[figures[1]])} t/s, {in_bytes(measured[figures[3]])}"
+                if measured
+                else "",
+            ]
+        )
+    return aligned(lines)
