@@ -19,7 +19,7 @@ COMMANDS = {
     "run": "Answer one prompt; the answer, and only it, goes to stdout.",
     "tokenize": "Show how a model splits a text into tokens.",
     "pull": "Download a model into the Hugging Face cache.",
-    "list": "List the catalog and the models on this machine.",
+    "list": "List the catalog, your aliases, and the models on this machine.",
     "show": "Describe a model file.",
     "rm": "Remove a model from this machine.",
     "alias": "Give a model a short name, or list those given.",

@@ -64,6 +64,6 @@ async def detokenize(asked: DetokenizeRequest, request: Request) -> dict[str, An
 @router.post("/apply-template", **answering(documents.Prompt))
 async def apply_template(asked: TemplateRequest, request: Request) -> dict[str, Any]:
     """The prompt that the model's template makes of a conversation."""
-    session = (await find_service(request, asked.model)).session
-    messages = [message.plain() for message in asked.messages]
-    return {"prompt": session.prompt(messages, **(asked.chat_template_kwargs or {}))}
+    service = await find_service(request, asked.model)
+    messages = service.led([message.plain() for message in asked.messages])
+    return {"prompt": service.session.prompt(messages, **(asked.chat_template_kwargs or {}))}
