@@ -21,7 +21,7 @@ COMMANDS = {
     "ps": "Show the models of the running servers.",
     "stop": "Unload a model of a running server; without MODEL, end the server.",
     "pull": "Download a model into the Hugging Face cache.",
-    "list": "List the catalog and the models on this machine.",
+    "list": "List the catalog, your aliases, and the models on this machine.",
     "show": "Describe a model file.",
     "rm": "Remove a model from this machine.",
     "alias": "Give a model a short name, or list those given.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from localllm.cli.loading import find, load_engine
+from localllm.cli.loading import load_engine
 from localllm.cli.options import (
     Adapter,
     ChatOptions,
@@ -16,6 +16,7 @@ from localllm.cli.options import (
     SamplingOptions,
     with_options,
 )
+from localllm.cli.pulling import find_or_pull
 from localllm.cli.settings import default_model, generation_params, settle
 from localllm.errors import UsageError
 from localllm.hub.folders import state_dir
@@ -48,9 +49,9 @@ def command(
     """
     if output.json:
         raise UsageError("chat is a conversation, not one document", "`localllm run --json` is")
-    chat = settle(chat)
     generation_params(sampling)
-    found = find(model or default_model())
+    found = find_or_pull(model or default_model())
+    chat = settle(chat, found.preset)
     engine, _ = load_engine(found, loading, adapter=adapter)
     engine.require_generating()
 
@@ -77,7 +78,7 @@ def command(
         writer.note(f"note: {session.note}")
     Repl(
         session,
-        generation_params(sampling, engine.file),
+        generation_params(sampling, engine.file, found.preset),
         reader,
         writer,
         name=found.name,

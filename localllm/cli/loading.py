@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm.cli.options import EngineOptions
 from localllm.cli.settings import engine_arguments, settle
+from localllm.errors import LocalLLMError
 from localllm.hub.names import LocalModel, resolve
 from localllm.terminal import decode_utf8, one_line
 
@@ -28,10 +30,12 @@ def load_engine(
     """The engine for a model with room for so many texts, and the seconds that loading took.
 
     It leaves the `reserved` bytes of the machine's memory to others. With an adapter, all that it
-    answers is computed with that.
+    answers is computed with that. What the model's alias sets comes below the options.
     """
-    settled = settle(options)
+    settled = settle(options, model.preset)
     arguments = engine_arguments(settled)
+    adapter = adapter or model.preset.get("adapter")
+    template = _template(model)
     draft = settled.draft or "lookup"
     small = resolve(draft) if draft not in ("lookup", "none") else None
     if draft != "lookup":
@@ -47,10 +51,25 @@ def load_engine(
             engine.draft_with(Engine.load(small.path, **arguments | {"context": engine.context}))
         if adapter is not None:
             engine.default_adapter = engine.load_adapter(adapter).name
+        if template is not None:
+            engine.chat_template = template
         seconds = time.perf_counter() - start
     for note in engine.notes:
         print(f"note: {note}", file=sys.stderr)
     return engine, seconds
+
+
+def _template(model: LocalModel) -> str | None:
+    """The chat template that a model's alias sets."""
+    path = model.preset.get("template")
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        hint = f"{model.name} has it as its template"
+        raise LocalLLMError(f"{path}: {reason}", hint) from None
 
 
 def find(name: str | None) -> LocalModel:

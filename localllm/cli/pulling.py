@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from localllm.hub.pull import Pulled
 
 
+_YES = ("", "y", "yes")
+
+
 def find_or_pull(name: str | None) -> LocalModel:
     """The model for a MODEL argument; one that is not here is downloaded, if a person agrees."""
     try:
         return find(name)
     except NotHereError as error:
-        if not _asks() or not _agrees(f"{error.message}. Download it?"):
+        if not asks() or ask(f"{error.message}. Download it? [Y/n]").lower() not in _YES:
             raise
         pull_model(error.name, fit=False)
     return find(name)
@@ -67,13 +70,13 @@ def _pick(repository: str, models: Sequence[RemoteModel], fit: bool) -> RemoteMo
             hint = f"it has {listed(models)}"
             raise LocalLLMError(f"nothing of {repository} fits {in_bytes(memory)} of memory", hint)
         return best
-    if not _asks():
+    if not asks():
         hint = f"{repository}:QUANT takes one, --fit the best that fits the memory"
         raise UsageError(f"{repository} has {listed(models)}", hint)
     for number, model in enumerate(models, 1):
         note = "" if model.runnable else "  (does not run here)"
         print(f"{number:>3}  {model.label:<12} {in_bytes(model.bytes):>8}{note}", file=sys.stderr)
-    answer = _ask(f"Which one of {repository}? [1-{len(models)}] ")
+    answer = ask(f"Which one of {repository}? [1-{len(models)}]")
     for number, model in enumerate(models, 1):
         if answer.upper() in (str(number), model.label.upper()):
             return model
@@ -92,16 +95,12 @@ def _convert(folder: Path, output: Path, kind: str) -> None:
     convert_checkpoint(folder, output, type=kind)
 
 
-def _asks() -> bool:
+def asks() -> bool:
     """Whether there is a person to ask."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _agrees(question: str) -> bool:
-    return _ask(f"{question} [Y/n] ").lower() in ("", "y", "yes")
-
-
-def _ask(question: str) -> str:
+def ask(question: str) -> str:
     """A line from the person at the terminal; stdout is left to the answer of the command."""
     print(one_line(question), end=" ", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()

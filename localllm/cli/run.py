@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localllm.cli.loading import find, load_engine, read_stdin
+from localllm.cli.loading import load_engine, read_stdin
 from localllm.cli.options import (
     Adapter,
     ChatOptions,
@@ -18,6 +18,7 @@ from localllm.cli.options import (
     SamplingOptions,
     with_options,
 )
+from localllm.cli.pulling import find_or_pull
 from localllm.cli.settings import generation_params, settle
 from localllm.errors import UsageError
 from localllm.terminal import Writer
@@ -47,14 +48,14 @@ def command(
 
     The prompt is PROMPT, or stdin, or both: PROMPT first, then what comes through the pipe.
     """
-    chat = settle(chat)
     generation_params(sampling)
-    found = find(model)
+    found = find_or_pull(model)
+    chat = settle(chat, found.preset)
     text = _prompt(prompt)
     engine, load_seconds = load_engine(found, loading, adapter=adapter)
     engine.require_generating()
 
-    params = generation_params(sampling, engine.file)
+    params = generation_params(sampling, engine.file, found.preset)
     writer = Writer()
     if raw:
         from localllm.chat.answer import complete

@@ -8,15 +8,15 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from localllm.cli.loading import find, load_engine
+from localllm.cli.loading import load_engine
 from localllm.cli.options import EngineOptions, OutputOptions, option, with_options
-from localllm.cli.settings import default_model, settle
+from localllm.cli.pulling import find_or_pull
+from localllm.cli.settings import default_model, sampling_defaults, settle
 from localllm.errors import UsageError
 from localllm.hub.names import LocalModel
 
@@ -159,13 +159,23 @@ def command(
     def loader(model: LocalModel) -> Callable[[int], Engine]:
         return lambda reserved: load_engine(model, loading, parallel, reserved)[0]
 
-    settled = settle(loading)
-    make = partial(Source, context=settled.ctx, texts=parallel, kv_type=settled.kv_type or "f16")
     adapters = _adapters(adapter or [], list(served))
-    sources = [
-        make(name, model.path, loader(model), adapters=adapters[name])
-        for name, model in served.items()
-    ]
+
+    def source(name: str, model: LocalModel) -> Source:
+        settled = settle(loading, model.preset)
+        return Source(
+            name,
+            model.path,
+            loader(model),
+            context=settled.ctx,
+            texts=parallel,
+            kv_type=settled.kv_type or "f16",
+            adapters=adapters[name],
+            defaults=sampling_defaults(model.preset),
+            system=model.preset.get("system", ""),
+        )
+
+    sources = [source(name, model) for name, model in served.items()]
     # One model is loaded before anybody can ask: what is wrong with it is said here.
     loaded = {sources[0].name: sources[0].make(0, sources[0].adapters)} if len(sources) == 1 else {}
     app = create_app(sources, options, loaded)
@@ -190,7 +200,7 @@ def _named(models: list[str] | list[str | None], aliases: list[str]) -> dict[str
     Raises:
         UsageError: two have one name, or an alias is of no model.
     """
-    found = {given: find(given) for given in dict.fromkeys(models)}
+    found = {given: find_or_pull(given) for given in dict.fromkeys(models)}
     names = {given: model.name for given, model in found.items()}
     for alias in aliases:
         given, equals, name = alias.rpartition("=")

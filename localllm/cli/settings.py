@@ -33,8 +33,8 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
 
-def settle(options: Options) -> Options:
-    """Fill the flags that were left out from the environment and from `config.toml`."""
+def settle(options: Options, preset: Mapping[str, Any] | None = None) -> Options:
+    """Fill the flags left out from the environment, the model's preset and `config.toml`."""
     config = load_config(config_file())
     filled: dict[str, Any] = {}
     for name, kind in _kinds(type(options)).items():
@@ -43,6 +43,8 @@ def settle(options: Options) -> Options:
         variable = f"LOCALLLM_{name.upper()}"
         if (text := os.environ.get(variable)) not in (None, ""):
             filled[name] = _parse(text, kind, variable)
+        elif preset and name in preset:
+            filled[name] = preset[name]
         elif name in config:
             filled[name] = config[name]
     return dataclasses.replace(options, **filled)
@@ -87,10 +89,17 @@ def load_config(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def generation_params(options: SamplingOptions, file: GGUFFile | None = None) -> GenerationParams:
-    """The parameters of an answer: settled flags, then the model's metadata, then the preset.
+def generation_params(
+    options: SamplingOptions,
+    file: GGUFFile | None = None,
+    preset: Mapping[str, Any] | None = None,
+) -> GenerationParams:
+    """The parameters of an answer: settled flags, then the model's metadata, then the defaults.
 
-    Without a file, to check the flags before a model is loaded.
+    Args:
+        options: the flags.
+        file: of the model; None, to check the flags before it is loaded.
+        preset: what the model's alias sets.
 
     Raises:
         UsageError: a value is impossible; names the flag.
@@ -98,13 +107,25 @@ def generation_params(options: SamplingOptions, file: GGUFFile | None = None) ->
     from localllm.decoding.params import GenerationParams
     from localllm.hub.facts import recommended_params
 
-    given = {k: v for k, v in dataclasses.asdict(settle(options)).items() if v is not None}
+    settled = dataclasses.asdict(settle(options, preset))
+    given = _as_parameters({name: value for name, value in settled.items() if value is not None})
+    recommended = {} if file is None else recommended_params(file)
+    return GenerationParams(**{**recommended, **given})
+
+
+def sampling_defaults(preset: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model's preset sets of the parameters of an answer, by their names."""
+    names = {field.name for field in dataclasses.fields(SamplingOptions)}
+    return _as_parameters({name: value for name, value in preset.items() if name in names})
+
+
+def _as_parameters(given: dict[str, Any]) -> dict[str, Any]:
+    """Values of flags as `GenerationParams` has them."""
     if "stop" in given:
         given["stop"] = tuple(given["stop"])
     if "logit_bias" in given:
         given["logit_bias"] = _logit_bias(given["logit_bias"])
-    recommended = {} if file is None else recommended_params(file)
-    return GenerationParams(**{**recommended, **given})
+    return given
 
 
 def engine_arguments(options: EngineOptions) -> dict[str, Any]:

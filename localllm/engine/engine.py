@@ -78,6 +78,8 @@ class Engine:
         self.last_stats = Stats()
         self.adapters = Adapters(runner)
         self.default_adapter: str | None = None  # of sequences for which none is named
+        # Jinja text; the model's own unless another one is set
+        self.chat_template = file.get("tokenizer.chat_template", str, None)
         self.notes: list[str] = []  # what the user should know of how the model was loaded
         self._stepper = Stepper(runner, file, budget, kv_cache, config.causal)
 
@@ -198,11 +200,6 @@ class Engine:
     def drop_adapter(self, name: str) -> None:
         """Forget an adapter; UsageError where sequences use it, or there is none."""
         self.adapters.drop(name)
-
-    @property
-    def chat_template(self) -> str | None:
-        """The model's own Jinja template, if the file has one."""
-        return self.file.get("tokenizer.chat_template", str, None)
 
     def generate(self, prompt: Ids[int], params: GenerationParams) -> Iterator[Token]:
         """Answer a prompt, a token at a time; closing the iterator gives the pages back.

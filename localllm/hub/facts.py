@@ -42,6 +42,7 @@ class ModelFacts:
     layers: int | None
     width: int | None
     vocabulary: int | None
+    licence: str | None
     tensor_types: dict[str, int]
 
     def __str__(self) -> str:
@@ -73,6 +74,7 @@ def describe(file: GGUFFile) -> ModelFacts:
         layers=file.get(f"{architecture}.block_count", int, None),
         width=file.get(f"{architecture}.embedding_length", int, None),
         vocabulary=len(tokens) if tokens is not None and hasattr(tokens, "__len__") else None,
+        licence=file.get("general.license", str, None),
         tensor_types=dict(types.most_common()),
     )
 

@@ -57,12 +57,19 @@ def resolve(name: str | None) -> LocalModel:
         NotHereError: the name is good, but the model has to be downloaded first.
         LocalLLMError: one line that says what is missing, with close matches.
     """
+    alias = name
     name, preset = follow_aliases(name)
+    found = _resolve(name)
+    called = found.name if alias == name else str(alias).lower()
+    return LocalModel(called, found.path, preset)
+
+
+def _resolve(name: str | None) -> LocalModel:
     if name is None or name.lower() == BUNDLED:
-        return LocalModel(BUNDLED, _bundled_file(), preset)
+        return LocalModel(BUNDLED, _bundled_file())
     path = expanded(name)
     if path.is_file():
-        return LocalModel(path.stem, path, preset)
+        return LocalModel(path.stem, path)
     wanted, default = asked_for(name)
     if name.partition(":")[0].lower() not in known_models() and "://" not in name:
         if path.is_dir():
@@ -72,7 +79,7 @@ def resolve(name: str | None) -> LocalModel:
     if wanted is None:
         raise LocalLLMError(f"no model or file called {name!r}", _near_names(name))
     found = find_here(name, wanted, default)
-    return LocalModel(found.name, found.path, preset)
+    return LocalModel(found.name, found.path)
 
 
 def follow_aliases(name: str | None) -> tuple[str | None, Preset]:

@@ -92,7 +92,7 @@ def _of_hub(text: str) -> Reference | None:
         return None
     if path and not path.lower().endswith(".gguf"):
         return None
-    if revision and not _REVISION.fullmatch(revision):
+    if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
         return None
     return Reference(repository, wanted, path, revision or "main")
 

@@ -171,9 +171,10 @@ class Models:
         slot.service = Service(
             slot.source.name,
             engine,
-            recommended_params(engine.file),
+            {**recommended_params(engine.file), **slot.source.defaults},
             self._metrics.of_model(slot.source.name),
             self._most_tokens,
+            slot.source.system,
         )
 
     async def _make_room(self, source: Source) -> int:

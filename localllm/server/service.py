@@ -89,6 +89,7 @@ class Service:
         recommended: generation parameters where a request leaves them open.
         metrics: told what becomes of the answers.
         most_tokens: that the answers to one request may have together; None: no limit.
+        system: the system prompt of conversations that have none; empty: none.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class Service:
         recommended: dict[str, Any],
         metrics: AnswerMetrics,
         most_tokens: int | None = None,
+        system: str = "",
     ) -> None:
         self.name = name
+        self._system = system
         self.engine = engine
         self.recommended = recommended
         self.session = ChatSession(engine)
@@ -118,6 +121,12 @@ class Service:
         self._inboxes: dict[int, asyncio.Queue[Delivery]] = {}  # by the id of a sequence under way
         self._embedding = 0  # requests under way
         self._worker = Worker(engine, self._from_worker, MOST_ANSWERS)
+
+    def led(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The conversation with this model's system prompt, where it has none of its own."""
+        if not self._system or any(m["role"] in ("system", "developer") for m in messages):
+            return messages
+        return [{"role": "system", "content": self._system}, *messages]
 
     def close(self) -> None:
         """End everything under way."""

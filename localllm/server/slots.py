@@ -32,6 +32,8 @@ class Source:
         texts: how many of that length its KV memory is to hold.
         kv_type: of the KV memory.
         adapters: LoRA adapters to load with it, by name.
+        defaults: generation parameters where a request leaves them open, over the file's own.
+        system: the system prompt of conversations that have none; empty: none.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Source:
     texts: int = 1
     kv_type: str = "f16"
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    system: str = ""
 
     def make(self, reserved: int, adapters: Mapping[str, Path]) -> Engine:
         """The engine with these adapters; takes long. `reserved`: see `load`."""

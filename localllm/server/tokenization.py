@@ -76,7 +76,7 @@ async def detokenize(asked: DetokenizeRequest, request: Request) -> Response:
 @router.post("/apply-template", **answering(documents.Prompt))
 async def apply_template(asked: TemplateRequest, request: Request) -> dict[str, Any]:
     """The prompt that the model's template makes of a conversation."""
-    session = (await find_service(request, asked.model)).session
-    messages = [message.plain() for message in asked.messages]
+    service = await find_service(request, asked.model)
+    messages = service.led([message.plain() for message in asked.messages])
     variables = asked.chat_template_kwargs or {}
-    return {"prompt": await asyncio.to_thread(session.prompt, messages, **variables)}
+    return {"prompt": await asyncio.to_thread(service.session.prompt, messages, **variables)}

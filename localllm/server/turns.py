@@ -79,7 +79,7 @@ def encode(service: Service, turn: Turn) -> tuple[str, list[int]]:
         TemplateError: the conversation cannot be rendered.
     """
     tools = turn.tools if turn.tool_choice != "none" else []
-    messages, shown = service.tools.prepare(turn.messages, tools)
+    messages, shown = service.tools.prepare(service.led(turn.messages), tools)
     return service.session.encode(
         messages, tools=shown, continue_final=turn.continue_final, **turn.variables
     )
