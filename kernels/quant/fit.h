@@ -81,9 +81,9 @@ void descend(const float (*x)[V::lanes], const float (*w)[V::lanes], int n, floa
             const auto fresh = nearest<V>(V::div(V::mul(v, rest.qq), divisor), low, high);
             rest.add(weight, v, fresh);
             const auto differs = V::less(V::zero(), V::abs(V::sub(fresh, old)));
-            const auto lower = V::less(V::mul(V::mul(sums.xq, sums.xq), rest.qq), V::mul(V::mul(rest.xq, rest.xq), sums.qq));
-            const auto move =
-                V::both(V::both(possible, V::less(V::zero(), rest.qq)), V::both(differs, lower));
+            const auto lower =
+                V::less(V::mul(V::mul(sums.xq, sums.xq), rest.qq), V::mul(V::mul(rest.xq, rest.xq), sums.qq));
+            const auto move = V::both(V::both(possible, V::less(V::zero(), rest.qq)), V::both(differs, lower));
             if (!V::any(move)) continue;
             changed = true;
             V::store(q[i], V::select(move, fresh, old));
@@ -163,8 +163,8 @@ struct Range {
 };
 
 // Values as low + scale * code. With sums S of w, wx, wq, wqq, wxq the best of both for given codes are
-// scale = (S_w S_xq - S_x S_q) / D and low = (S_qq S_x - S_q S_xq) / D, where D = S_w S_qq - S_q^2. A low above 0 cannot
-// be stored: it stays 0, and the scale is fitted alone.
+// scale = (S_w S_xq - S_x S_q) / D and low = (S_qq S_x - S_q S_xq) / D, where D = S_w S_qq - S_q^2. A low above 0
+// cannot be stored: it stays 0, and the scale is fitted alone.
 template <class V>
 Range<V> fit_range(const float (*x)[V::lanes], const float (*w)[V::lanes], int n, const RangeSearch& search,
                    float (*code)[V::lanes]) {

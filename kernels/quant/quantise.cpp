@@ -106,7 +106,8 @@ Quantised quantise(const Quantisers& with, Type type, Type source, const uint8_t
                 squares[static_cast<size_t>(row)] = part.squares[r];
                 errors[static_cast<size_t>(row)] = part.errors[r];
                 // What is too large for a half scale comes back as infinite.
-                if (all_finite(values.data() + static_cast<int64_t>(r) * cols, cols) && part.errors[r] < 1e300) continue;
+                if (all_finite(values.data() + static_cast<int64_t>(r) * cols, cols) && part.errors[r] < 1e300)
+                    continue;
                 int64_t seen = bad.load();
                 while (row < seen && !bad.compare_exchange_weak(seen, row)) {
                 }

@@ -38,7 +38,8 @@ typename V::F fit_level_scale(const float (*x)[V::lanes], const float (*w)[V::la
     auto products = [&](typename V::F inverse) {
         Products<V> sums;
         for (int i = 0; i < 32; ++i) {
-            const auto v = V::load(x[i]), level = nearest_level<V>(V::mul(inverse, v)), w_level = V::mul(V::load(w[i]), level);
+            const auto v = V::load(x[i]), level = nearest_level<V>(V::mul(inverse, v)),
+                       w_level = V::mul(V::load(w[i]), level);
             sums.xq = V::add(sums.xq, V::mul(w_level, v));
             sums.qq = V::add(sums.qq, V::mul(w_level, level));
         }

@@ -8,6 +8,7 @@
 int main(int count, char** names) {
     using namespace localllm;
     const std::pair<const char*, void (*)()> parts[] = {{"half", test_half},
+                                                        {"quantise", test_quantise},
                                                         {"linear", test_linear},
                                                         {"elementwise", test_elementwise},
                                                         {"conversions", test_conversions},

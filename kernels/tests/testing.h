@@ -73,6 +73,7 @@ std::vector<double> requantised(const float* x, int n, int run);
 std::vector<double> rounded_to_bfloat(const float* x, int n);
 
 void test_half();
+void test_quantise();
 void test_linear();
 void test_elementwise();
 void test_conversions();

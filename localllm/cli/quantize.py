@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -68,9 +68,12 @@ def command(
     """
     from localllm.compress.mixes import mix_named, plan_types
     from localllm.compress.quantize import quantize_file
-    from localllm.engine.machine import default_threads
+    from localllm.engine.machine import default_threads, kernels, require_threads
     from localllm.gguf import GGUFFile
 
+    settled = settle(EngineOptions(threads=threads))
+    require_threads(settled.threads)
+    kernels()  # says so where those that are asked for cannot run here
     mix = mix_named(type)
     overrides = [_override(text) for text in tensor_type or []]
     source = find(model)
@@ -98,7 +101,7 @@ def command(
             plan,
             importance=importance,
             metadata=metadata,
-            threads=settle(EngineOptions(threads=threads)).threads or default_threads(),
+            threads=settled.threads or default_threads(),
             say=line.say,
         )
     for note in report.notes:

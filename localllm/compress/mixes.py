@@ -1,7 +1,8 @@
 """Which type each tensor of a quantised model gets: the mixes that llama-quantize made customary.
 
-A mix has one type for most tensors and better ones where errors hurt most: the output, what attention
-reads as values, and what leaves the feed-forward network, in the first and last layers above all.
+A mix has one type for most tensors and better ones where errors hurt most: the output, what
+attention reads as values, and what leaves the feed-forward network, in the first and last layers
+above all.
 """
 
 from __future__ import annotations
@@ -271,9 +272,11 @@ class _Rules:
             type = "Q4_K" if self.model.heads_per_kv >= 4 else "Q3_K"
         elif self.mix == "Q3_K_M":
             type = "Q5_K" if index < 2 else "Q4_K"
-        elif self.mix == "Q3_K_L" or (self.mix == "Q4_K_S" and index < 4):
-            type = "Q5_K"
-        elif self.mix in ("IQ4_NL", "IQ4_XS") and self.model.heads_per_kv >= 4:
+        elif (
+            self.mix == "Q3_K_L"
+            or (self.mix == "Q4_K_S" and index < 4)
+            or (self.mix in ("IQ4_NL", "IQ4_XS") and self.model.heads_per_kv >= 4)
+        ):
             type = "Q5_K"
         elif self.mix in ("Q4_K_M", "Q5_K_M") and _more_bits(index, self.model.value_tensors):
             type = "Q6_K"

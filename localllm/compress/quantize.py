@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -120,7 +120,7 @@ def quantize_file(
     needed = sum(_new_bytes(tensor, plan) for tensor in source.tensors.values())
     _require_space(target, needed)
     keys: dict[str, Any] = {
-        key: value for key, value in source.metadata.items() if not key.startswith("split.")
+        key: value for key, value in source.exact_metadata().items() if not key.startswith("split.")
     }
     keys["general.quantization_version"] = np.uint32(_QUANTIZATION_VERSION)
     keys["general.file_type"] = np.uint32(mix.file_type)
@@ -132,7 +132,8 @@ def quantize_file(
     try:
         write_gguf(target, keys, tensors)
     except OSError as error:
-        raise LocalLLMError(f"{target}: cannot be written: {error.strerror}") from None
+        reason = error.strerror or "only a part of it could be; the disk may be full"
+        raise LocalLLMError(f"{target}: cannot be written: {reason}") from None
     weights = sum(prod(tensor.shape) for tensor in source.tensors.values())
     return QuantizeReport(
         source=source.path,
@@ -158,8 +159,8 @@ class _Work:
     importance: Importance | None
     threads: int
     say: Callable[[str], None]
-    squares: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
+    squares: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    errors: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _done: int = 0
     _begin: float = field(default_factory=time.perf_counter)
 

@@ -38,8 +38,8 @@ _SCALARS: dict[int, struct.Struct] = {
     11: struct.Struct("<q"),
     12: struct.Struct("<d"),
 }
-_DTYPES: dict[int, np.dtype[Any]] = {kind: np.dtype(form.format) for kind, form in _SCALARS.items()}
-_LEAST_ELEMENT_BYTES = {kind: dtype.itemsize for kind, dtype in _DTYPES.items()} | {
+DTYPES: dict[int, np.dtype[Any]] = {kind: np.dtype(form.format) for kind, form in _SCALARS.items()}
+_LEAST_ELEMENT_BYTES = {kind: dtype.itemsize for kind, dtype in DTYPES.items()} | {
     STRING: 8,
     ARRAY: 12,
 }
@@ -198,7 +198,7 @@ class Cursor:
             return [self._array(field, depth + 1) for _ in range(count)]
         start, self.offset = self.offset, self.offset + count * least
         # A copy: nothing aligns metadata in the file, and the file may change under a mapping.
-        array = self.data[start : self.offset].copy().view(_DTYPES[kind])
+        array = self.data[start : self.offset].copy().view(DTYPES[kind])
         if kind == BOOL:
             if count and array.max() > 1:
                 raise self.fail(field, "an element is neither true (1) nor false (0)")

@@ -13,7 +13,7 @@ import numpy as np
 
 from localllm.errors import ModelFileError
 from localllm.gguf.mapping import Bytes, MappedFile
-from localllm.gguf.metadata import STRING, UINT32, Cursor, StringArray, shown
+from localllm.gguf.metadata import BOOL, DTYPES, STRING, UINT32, Cursor, StringArray, shown
 from localllm.gguf.types import QuantType, quant_type_by_id
 
 T = TypeVar("T")
@@ -76,12 +76,14 @@ class GGUFFile:
         metadata: Mapping[str, Any],
         tensors: Mapping[str, TensorInfo],
         shards: tuple[MappedFile, ...] = (),
+        number_types: Mapping[str, np.dtype[Any]] = MappingProxyType({}),
     ) -> None:
         self.path = path
         self.version = version
         self.metadata = MappingProxyType(dict(metadata))
         self.tensors = MappingProxyType(dict(tensors))
         self.shards = shards
+        self._number_types = number_types
 
     @classmethod
     def open(cls, path: str | Path) -> GGUFFile:
@@ -105,6 +107,11 @@ class GGUFFile:
         """Let the system take back the memory of all that was read; a later use reads it again."""
         for shard in self.shards:
             shard.release(shard.data)
+
+    def exact_metadata(self) -> dict[str, Any]:
+        """The metadata for `write_gguf`: each number as wide as it is in this file."""
+        numbers = {key: dtype.type(self.metadata[key]) for key, dtype in self._number_types.items()}
+        return {**self.metadata, **numbers}
 
     def require_unchanged(self) -> None:
         """See `MappedFile.require_unchanged`: of every shard."""
@@ -211,8 +218,10 @@ def _read_header(cursor: Cursor, path: Path) -> int:
     return version
 
 
-def _read_metadata(cursor: Cursor, count: int) -> dict[str, Any]:
+def _read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, Any], dict[str, np.dtype[Any]]]:
+    """The values by key, and how wide those are that are single numbers."""
     metadata: dict[str, Any] = {}
+    number_types: dict[str, np.dtype[Any]] = {}
     for index in range(count):
         key = cursor.name(f"metadata key {index}")
         if key in metadata:
@@ -223,7 +232,9 @@ def _read_metadata(cursor: Cursor, count: int) -> dict[str, Any]:
         if key == "general.architecture" and kind != STRING:
             raise cursor.fail(key, f"must be a string, found value type {kind}")
         metadata[key] = cursor.value(kind, key)
-    return metadata
+        if kind in DTYPES and kind != BOOL:
+            number_types[key] = DTYPES[kind]
+    return metadata, number_types
 
 
 @dataclass(frozen=True)
@@ -315,12 +326,12 @@ def _read_file(path: Path) -> GGUFFile:
         cursor.need(count, least, label)
         if count > most:
             raise cursor.fail(label, f"{count}; at most {most} are read")
-    metadata = _read_metadata(cursor, metadata_count)
+    metadata, number_types = _read_metadata(cursor, metadata_count)
     alignment = metadata.get("general.alignment", 32)
     if not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
         raise cursor.fail("general.alignment", f"{alignment} is not a sane power of two")
     tensors = _read_tensors(cursor, file, tensor_count, alignment)
-    return GGUFFile(path, version, metadata, tensors, (file,))
+    return GGUFFile(path, version, metadata, tensors, (file,), number_types)
 
 
 def _join_shards(opened: GGUFFile) -> GGUFFile:
@@ -361,4 +372,6 @@ def _join_shards(opened: GGUFFile) -> GGUFFile:
         raise ModelFileError(
             f"{first.path}: split.tensors.count: {total}, but the shards hold {len(tensors)}"
         )
-    return GGUFFile(opened.path, first.version, first.metadata, tensors, tuple(shards))
+    return GGUFFile(
+        opened.path, first.version, first.metadata, tensors, tuple(shards), first._number_types
+    )
