@@ -18,7 +18,9 @@ from localllm.cli.loading import find, progress
 from localllm.cli.options import EngineOptions, OutputOptions, Threads, with_options
 from localllm.cli.picture import picture_file, write_picture
 from localllm.cli.settings import packed_cache, settle
-from localllm.hub.names import LocalModel, cached_files, quantisation_of
+from localllm.hub.names import LocalModel
+from localllm.hub.references import quantisation_of
+from localllm.hub.store import cached_files
 from localllm.terminal import one_line
 from localllm.units import in_bytes
 
