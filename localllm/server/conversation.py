@@ -10,24 +10,28 @@ class Conversation:
 
     What one side says in several items is one message, as templates expect it: many refuse two
     messages of the same role in a row.
-
-    Attributes:
-        messages: so far.
     """
 
     def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
+        self._messages: list[dict[str, Any]] = []  # the content of each is a list of texts
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """So far."""
+        return [one | {"content": "\n\n".join(one["content"])} for one in self._messages]
 
     def add(self, role: str, text: str) -> None:
         """Something said by "system", "user" or "assistant"."""
-        message = self._message(role)
-        before = message.get("content")
-        message["content"] = f"{before}\n\n{text}" if before else text
+        texts = self._message(role)["content"]
+        if texts in ([], [""]):
+            texts[:] = [text]
+        else:
+            texts.append(text)
 
     def think(self, text: str) -> None:
         """Reasoning of the assistant: the beginning of a message."""
-        message = {"role": "assistant", "content": "", "reasoning_content": text}
-        self.messages.append(message)
+        message = {"role": "assistant", "content": [], "reasoning_content": text}
+        self._messages.append(message)
 
     def call(self, call_id: str, name: str, arguments: str) -> None:
         """A function that the assistant called, with JSON text."""
@@ -37,10 +41,10 @@ class Conversation:
 
     def result(self, call_id: str, text: str) -> None:
         """What a call returned."""
-        self.messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
+        self._messages.append({"role": "tool", "tool_call_id": call_id, "content": [text]})
 
     def _message(self, role: str) -> dict[str, Any]:
         """The last message, where it has this role; else a new one."""
-        if not self.messages or self.messages[-1]["role"] != role:
-            self.messages.append({"role": role, "content": ""})
-        return self.messages[-1]
+        if not self._messages or self._messages[-1]["role"] != role:
+            self._messages.append({"role": role, "content": []})
+        return self._messages[-1]

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from localllm.server.body import MOST_ITEMS
 from localllm.server.completions_schemas import ChatRequest, CompletionRequest
+from localllm.server.conversation import Conversation
 from localllm.server.messages_schemas import MessagesRequest
 from localllm.server.responses_schemas import ResponsesRequest
 from localllm.server.sampling import MOST_STOPS
@@ -123,3 +124,18 @@ def test_a_request_may_spell_out_its_whole_url(server):
     assert status("http://evil.example/v1/models", "localhost") == 403
     assert status("http://localhost", "localhost") == 200
     assert status("http://localhost/nowhere", "localhost") == 404
+
+
+def test_what_one_side_says_in_several_items_is_one_message():
+    conversation = Conversation()
+    for text in ("", "a", "", "b"):
+        conversation.add("user", text)
+    conversation.think("hm")
+    conversation.add("assistant", "c")
+    conversation.call("1", "f", "{}")
+    conversation.result("1", "d")
+    assert [(one["role"], one["content"]) for one in conversation.messages] == [
+        ("user", "a\n\n\n\nb"),
+        ("assistant", "c"),
+        ("tool", "d"),
+    ]
