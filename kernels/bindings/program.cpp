@@ -349,7 +349,7 @@ class Builder {
         {
             nb::gil_scoped_release release;
             const std::lock_guard<std::mutex> lock(running_);
-            require(program.squares && program.squares->count(&w), "squares: they are not collected");
+            require(program.squares && program.squares->count(&w), "squares: not collected of this weight");
             found = program.squares->at(&w);
         }
         const size_t matrices = found.rows.size(), cols = static_cast<size_t>(w.cols);

@@ -167,10 +167,14 @@ int Program::add_adapter(const std::vector<AdapterSource>& sources) {
 
 void Program::collect_squares() {
     squares.emplace();
+    begin_squares();
+}
+
+void Program::begin_squares() {
     for (const PackedMatrix& weight : weights) {
-        InputSquares& zero = (*squares)[&weight];
-        zero.sums.resize(static_cast<size_t>(weight.matrices) * weight.cols);
-        zero.rows.resize(weight.matrices);
+        InputSquares& sums = (*squares)[&weight];  // which stay, where there are some
+        sums.sums.resize(static_cast<size_t>(weight.matrices) * weight.cols);
+        sums.rows.resize(weight.matrices);
     }
 }
 
@@ -186,6 +190,7 @@ void Program::run(Step& step, const Output* until) {
     size_t scratch = 0, floats = 0;
     const size_t count = until ? until->operations : operations.size();
     step.threads = pool.size();
+    if (squares) begin_squares();
     step.squares = squares ? &*squares : nullptr;
     find_adapted(step);
     for (size_t i = 0; i < count; ++i) scratch = std::max(scratch, operations[i]->scratch(kernels, step));

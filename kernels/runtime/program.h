@@ -125,6 +125,7 @@ class Program {
     void run(Step& step, const Output* until = nullptr);
 
   private:
+    void begin_squares();  // zeros for the weights that have none yet
     bool selected_ = false;
     int adapters_made_ = 0;
     Memory arena_, scratch_;

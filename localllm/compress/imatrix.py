@@ -154,7 +154,7 @@ class _Legacy:
         return number
 
     def _int(self, where: str) -> int:
-        number: int = struct.unpack("<i", self._take(4, where))[0]
+        number: int = struct.unpack("<i", self._take(4, where).tobytes())[0]
         return number
 
     def _take(self, size: int, where: str) -> npt.NDArray[np.uint8]:
