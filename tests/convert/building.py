@@ -111,7 +111,13 @@ def word_piece(size: int = 512, lowercase: bool = True) -> Any:
     """BERT's."""
     made = tokenizers.BertWordPieceTokenizer(lowercase=lowercase)
     made.train_from_iterator(TEXT.splitlines(), vocab_size=size, show_progress=False)
-    return tokenizers.Tokenizer.from_str(made.to_str())
+    made = tokenizers.Tokenizer.from_str(made.to_str())
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return made
 
 
 def sentencepiece_model(
@@ -133,6 +139,7 @@ def sentencepiece_model(
         allow_whitespace_only_pieces=True,
         user_defined_symbols=["<note>"],
         add_dummy_prefix=prefix,
+        hard_vocab_limit=False,
         minloglevel=2,
         **(llama if kind == "bpe" else {}),
     )
