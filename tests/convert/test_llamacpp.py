@@ -6,6 +6,7 @@ transformers.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -96,9 +97,7 @@ def assert_same(ours: GGUFFile, theirs: GGUFFile) -> None:
             assert plain(ours.metadata[key]) == plain(value), key
     arch = ours.metadata["general.architecture"]
     for key in set(ours.metadata) - set(theirs.metadata):
-        short = key.removeprefix("tokenizer.ggml.").removeprefix(
-            f"{ours.metadata['general.architecture']}."
-        )
+        short = key.removeprefix("tokenizer.ggml.").removeprefix(f"{arch}.")
         assert plain(ours.metadata[key]) == USUAL.get(short), key
 
 
