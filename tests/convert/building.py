@@ -39,6 +39,8 @@ def model(kind: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
     sizes = {**SIZES, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
     if kind not in ("Bert", "Gemma3Text"):
         sizes["rope_parameters"] = DEFAULT_ROPE
+    if kind == "Bert":
+        del sizes["num_key_value_heads"], sizes["rms_norm_eps"]
     config = getattr(transformers, f"{kind}Config")(
         **{**sizes, "attn_implementation": "eager", **options}
     )
@@ -72,7 +74,7 @@ LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace("{1,3}", "")
-SPECIAL = ["<|begin|>", "<|end|>", "<|pad|>", "<note>"]
+SPECIAL = ["<|begin|>", "<|end|>", "<|endoftext|>", "<note>"]
 
 
 def byte_level(

@@ -61,8 +61,13 @@ for folder, file, type, pre in json.loads(Path(sys.argv[2]).read_text()):
 # guesses from the folder's name, and how the model likes to be sampled
 SKIPPED = ("general.name", "general.basename", "general.size_label", "general.finetune")
 SKIPPED += ("general.version", "general.organization", "general.languages", "general.tags")
+# it writes a factor that llama.cpp does not read for this model; here the one that is read
+SKIPPED += ("qwen2.rope.scaling.yarn_attn_factor", "qwen2.rope.scaling.attn_factor")
+# it takes every sixth layer of Gemma 3 for a global one, whatever the config says
+SKIPPED += ("gemma3.attention.sliding_window_pattern",)
 # what is written here also where it is what a reader takes for granted
 USUAL = {
+    "unknown_token_id": 0,
     "add_space_prefix": True,
     "add_bos_token": False,
     "add_eos_token": False,
@@ -96,7 +101,7 @@ def assert_same(ours: GGUFFile, theirs: GGUFFile) -> None:
             assert key in ours.metadata, f"{key}: {plain(value)}"
             assert plain(ours.metadata[key]) == plain(value), key
     arch = ours.metadata["general.architecture"]
-    for key in set(ours.metadata) - set(theirs.metadata):
+    for key in set(ours.metadata) - {*theirs.metadata, *SKIPPED}:
         short = key.removeprefix("tokenizer.ggml.").removeprefix(f"{arch}.")
         assert plain(ours.metadata[key]) == USUAL.get(short), key
 
@@ -121,6 +126,9 @@ def with_byte_level(folder: Path, llama: bool) -> str:
 def with_pieces(folder: Path, prefix: bool) -> str:
     """Gives a checkpoint a tokenizer.model; the pre-tokenizer's name."""
     (folder / "tokenizer.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    (folder / "config.json").write_text(json.dumps(config))
     sentencepiece_model(folder, prefix=prefix)
     added = {
         str(number): {"content": text, "special": text != "<note>"}

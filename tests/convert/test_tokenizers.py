@@ -82,6 +82,18 @@ def test_byte_level(tmp_path: Path, name: str, bos: bool) -> None:
     assert not compare(ours, lambda text: theirs.encode(text).ids, texts(SPECIAL))
 
 
+def test_normalised_text(tmp_path: Path) -> None:
+    """Qwen's tokenizers bring a text into the form NFC first, which a model file cannot say."""
+    theirs = byte_level(QWEN2, normalizer=tokenizers.normalizers.NFC())
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    fields = Fields({}, "config.json")
+    _, notes = tokenizer_metadata(Checkpoint(tmp_path, "model", fields, {}), ROWS)
+    assert notes == ["the tokenizer's normalisation of a text (NFC) is left out"]
+    ours = converted(tmp_path)
+    cases = texts(SPECIAL, lambda text: unicodedata.is_normalized("NFC", text))
+    assert not compare(ours, lambda text: theirs.encode(text).ids, cases)
+
+
 @pytest.mark.parametrize("prefix", [True, False])
 def test_sentencepiece_model(tmp_path: Path, prefix: bool) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
