@@ -71,9 +71,8 @@ def test_byte_level(tmp_path: Path, name: str, bos: bool) -> None:
     if bos:
         theirs = begins_with_bos(theirs, SPECIAL[0], 0)
     theirs.save(str(tmp_path / "tokenizer.json"))
-    configure(
-        tmp_path, bos_token=SPECIAL[0], eos_token=SPECIAL[1], pad_token={"content": "<|pad|>"}
-    )
+    pad = {"content": SPECIAL[2]}
+    configure(tmp_path, bos_token=SPECIAL[0], eos_token=SPECIAL[1], pad_token=pad)
     ours = converted(tmp_path)
     assert ours.vocabulary.pre == name
     assert (ours.bos_id, ours.eos_id, ours.add_bos, ours.add_eos) == (0, 1, bos, False)
