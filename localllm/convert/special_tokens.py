@@ -72,7 +72,8 @@ def _added_around(
                 texts["eot"], texts["eos"] = texts["eos"], last
             adds["eos"] = True
         if between := _between(_template(step, "pair")):
-            adds["sep"] = len(between) > 1 or not last
+            ends = (texts["sep"], texts["eos"])
+            adds["sep"] = any(token in ends for token in between[bool(last) :])
     return adds
 
 

@@ -87,7 +87,7 @@ class PlannedTensor:
 
 
 def plan_tensors(checkpoint: Checkpoint, layout: Layout, blocks: int) -> list[PlannedTensor]:
-    """Every tensor of the model file, in the order of a model: outer ones, then block by block.
+    """Every tensor of the model file: in the order of the names, block by block.
 
     Args:
         checkpoint: where they come from.
@@ -121,7 +121,9 @@ def plan_tensors(checkpoint: Checkpoint, layout: Layout, blocks: int) -> list[Pl
         _check_shapes(planned)
     if checkpoint.config.values.get("tie_word_embeddings") is True:
         found.pop("output.weight", None)
-    return [found[name] for name in sorted(found, key=_place)]
+    order = [name.format(block) for block in range(blocks) for name in layout.names.values()]
+    places = {name: place for place, name in enumerate(dict.fromkeys(order))}
+    return sorted(found.values(), key=lambda planned: places[planned.name.rpartition(".")[0]])
 
 
 def _split(name: str, prefixes: tuple[str, ...]) -> tuple[str, str, list[int]]:
@@ -168,13 +170,6 @@ def _check_shapes(planned: PlannedTensor) -> None:
         raise _fail(first, "is empty")
     if planned.heads and first.shape[0] % (2 * planned.heads):
         raise _fail(first, f"{first.shape[0]} rows are not {planned.heads} heads")
-
-
-def _place(name: str) -> tuple[int, int]:
-    """Outer tensors in the order of their use, blocks between them by number."""
-    if name.startswith("blk."):
-        return 1, int(name.split(".")[1])
-    return (2, 0) if name.startswith("output") else (0, 0)
 
 
 def _fail(tensor: StoredTensor, problem: str, hint: str = "") -> ModelFileError:

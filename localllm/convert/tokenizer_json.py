@@ -97,9 +97,9 @@ def _unigram(tokenizer: Fields, model: Fields, rows: int) -> Vocabulary:
         raise model.fail("vocab", f"{len(entries)} tokens, and the embedding has {rows} rows")
     tokens: list[str | None] = []
     scores: list[float] = []
-    entry: Any
     for entry in entries:
-        text, score = entry if isinstance(entry, list) and len(entry) == 2 else ("", None)
+        pair: Any = entry if isinstance(entry, list) and len(entry) == 2 else ("", None)
+        text, score = pair
         sane = isinstance(text, str) and isinstance(score, int | float) and math.isfinite(score)
         if not sane:
             raise model.fail("vocab", f"{shown(str(entry))} is no token with its score")

@@ -39,6 +39,8 @@ def model(kind: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
     sizes = {**SIZES, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
     if kind not in ("Bert", "Gemma3Text"):
         sizes["rope_parameters"] = DEFAULT_ROPE
+    if kind == "Bert":
+        del sizes["num_key_value_heads"], sizes["rms_norm_eps"]
     config = getattr(transformers, f"{kind}Config")(
         **{**sizes, "attn_implementation": "eager", **options}
     )
@@ -72,7 +74,7 @@ LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace("{1,3}", "")
-SPECIAL = ["<|begin|>", "<|end|>", "<|pad|>", "<note>"]
+SPECIAL = ["<|begin|>", "<|end|>", "<|endoftext|>", "<note>"]
 
 
 def byte_level(
@@ -111,7 +113,13 @@ def word_piece(size: int = 512, lowercase: bool = True) -> Any:
     """BERT's."""
     made = tokenizers.BertWordPieceTokenizer(lowercase=lowercase)
     made.train_from_iterator(TEXT.splitlines(), vocab_size=size, show_progress=False)
-    return tokenizers.Tokenizer.from_str(made.to_str())
+    made = tokenizers.Tokenizer.from_str(made.to_str())
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return made
 
 
 def sentencepiece_model(
@@ -133,6 +141,7 @@ def sentencepiece_model(
         allow_whitespace_only_pieces=True,
         user_defined_symbols=["<note>"],
         add_dummy_prefix=prefix,
+        hard_vocab_limit=False,
         minloglevel=2,
         **(llama if kind == "bpe" else {}),
     )

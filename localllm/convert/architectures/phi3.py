@@ -29,13 +29,14 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     if rope_kind(rope) not in ("default", "longrope"):
         raise rope.fail("rope_type", f"{rope_kind(rope)!r} is not supported")
     context = config.integer("max_position_embeddings", high=1 << 31)
+    original = config.integer("original_max_position_embeddings", context)
     window = config.integer("sliding_window", 0, low=0)
     return {
         **decoder_metadata(config, rope),
         "attention.sliding_window": window,  # none is written as 0
         "rope.dimension_count": _turning(checkpoint),
         "rope.scaling.original_context_length": rope.integer(
-            "original_max_position_embeddings", context
+            "original_max_position_embeddings", original
         ),
     }
 
