@@ -161,8 +161,12 @@ class _Work:
     say: Callable[[str], None]
     squares: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     errors: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    _done: int = 0
+    _done: int = 0  # weights
+    _total: int = field(init=False)
     _begin: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self._total = sum(prod(tensor.shape) for tensor in self.source.tensors.values())
 
     def require_sound(self) -> None:
         """Checks all that can be checked before anything is written."""
@@ -270,12 +274,11 @@ class _Work:
         return ModelFileError(f"{self.source.path}: tensor {tensor.name}: {problem}", hint)
 
     def _report(self, tensor: TensorInfo) -> None:
-        total = sum(prod(other.shape) for other in self.source.tensors.values())
         left = ""
         if self._done:
             passed = time.perf_counter() - self._begin
-            left = f", {passed * (total - self._done) / self._done:.0f} s left"
-        share = 100 * self._done // max(total, 1)
+            left = f", {passed * (self._total - self._done) / self._done:.0f} s left"
+        share = 100 * self._done // self._total
         self.say(f"quantising {share} %{left}: {tensor.name} to {self.plan.types[tensor.name]}")
 
     def relative_error(self) -> float:

@@ -237,6 +237,31 @@ def test_it_is_named_after_model_and_type(localllm: Run, source, tmp_path) -> No
     assert localllm("quantize", "tiny-chat", "Q8_0").out.startswith("tiny-chat-Q8_0.gguf: ")
 
 
+def test_an_importance_matrix_from_a_file(localllm: Run, source, tmp_path) -> None:
+    pytest.importorskip("localllm.compress.imatrix")
+    name = "blk.0.attn_v.weight"
+    means = np.exp(2 * np.random.default_rng(3).standard_normal(256)).astype(np.float32)
+    tensors = {f"{name}.in_sum2": means * 4, f"{name}.counts": np.array([4], np.float32)}
+    keys = {
+        "general.architecture": "imatrix",
+        "general.type": "imatrix",
+        "imatrix.datasets": ["a text"],
+        "imatrix.chunk_count": 1,
+        "imatrix.chunk_size": 4,
+    }
+    write_gguf(tmp_path / "i.gguf", keys, tensors)
+    flags = ("--imatrix", tmp_path / "i.gguf", "-o", "x.gguf")
+    result = localllm("quantize", source, "Q4_K_S", *flags)
+    assert result.code == 0, result.error
+    quantize(source, tmp_path / "y.gguf", "Q4_K_S", importance={name: means})
+    made, expected = GGUFFile.open(tmp_path / "x.gguf"), GGUFFile.open(tmp_path / "y.gguf")
+    np.testing.assert_array_equal(made.tensors[name].data, expected.tensors[name].data)
+    assert made.metadata["quantize.imatrix.file"] == str(tmp_path / "i.gguf")
+    assert made.metadata["quantize.imatrix.entries_count"] == 1
+    missing = localllm("quantize", source, "Q4_K_S", "--imatrix", "none.gguf", "-o", "z.gguf")
+    assert (missing.code, missing.error) == (1, "error: none.gguf: no such file\n")
+
+
 def test_types_by_pattern(localllm: Run, source, tmp_path) -> None:
     flags = ("--tensor-type", "attn_v=q8_0", "--tensor-type", "attn|embd=f16", "-o", "x.gguf")
     assert localllm("quantize", source, "Q4_0", *flags).code == 0
