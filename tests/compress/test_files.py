@@ -232,7 +232,8 @@ def test_it_is_named_after_model_and_type(localllm: Run, source, tmp_path) -> No
     assert (again.code, again.out) == (2, "")
     assert "model-Q4_K_M.gguf is there already (--force replaces it)" in again.error
     assert localllm("quantize", source, "int4", "--force").code == 0
-    third = localllm("quantize", tmp_path / "model-Q4_K_M.gguf", "Q3_K_M", "-o", "third.gguf")
+    third = localllm("quantize", tmp_path / "model-Q4_K_M.gguf", "Q3_K_M")
+    assert third.out.startswith(f"{tmp_path}/model-Q3_K_M.gguf: ")
     assert "tensors were quantised before (Q6_K, Q8_0, Q4_K)" in third.error
     assert localllm("quantize", "tiny-chat", "Q8_0").out.startswith("tiny-chat-Q8_0.gguf: ")
 
