@@ -145,7 +145,7 @@ def quantize_file(
         relative_error=work.relative_error(),
         before=_counts(source, {name: tensor.type for name, tensor in source.tensors.items()}),
         after=work.counts_after(),
-        notes=tuple(work.notes()),
+        notes=tuple(work.notes(mix)),
         seconds=time.perf_counter() - start,
     )
 
@@ -294,9 +294,12 @@ class _Work:
                 counts[name].relative_error = sqrt(self.errors[name] / squares)
         return counts
 
-    def notes(self) -> list[str]:
+    def notes(self, mix: Mix) -> list[str]:
         """What the user should know."""
         notes = []
+        if mix.type not in {quant.name for quant in self.plan.types.values()}:
+            instead = next(iter(self.counts_after()), "nothing")
+            notes.append(f"no tensor is fit for {mix.type}: most are stored as {instead}")
         changed = [tensor for tensor in self.source.tensors.values() if self._changes(tensor)]
         again = Counter(t.type.name for t in changed if t.type.name not in _NATURAL)
         if again:

@@ -128,6 +128,12 @@ def test_what_has_no_importance_is_noted(source, tmp_path) -> None:
     assert any("says nothing of 3: token_embd.weight" in note for note in report.notes)
 
 
+def test_a_type_that_no_tensor_gets_is_noted(tmp_path) -> None:
+    source = random_model(tmp_path / "m.gguf", "llama", "F16")
+    report = quantize(source, tmp_path / "out.gguf", "MXFP4")
+    assert report.notes == ("no tensor is fit for MXFP4: most are stored as Q8_0",)
+
+
 def test_shards_become_one_file(tmp_path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama", split_max_tensors=2)
     for name, shape in TENSORS.items():
