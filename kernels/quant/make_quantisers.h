@@ -22,8 +22,9 @@ void square_rows(const StripRows& rows, Strip<V>& s) {
 template <class V, Type type, void (*block)(Strip<V>&)>
 void quantise_strip(StripRows& rows) {
     constexpr Format f = format(type);
+    constexpr bool by_row = type == Type::Q4_0 || type == Type::Q4_1 || type == Type::Q5_0 || type == Type::Q5_1;
     Strip<V> s;
-    if (rows.importance && f.block == 32) square_rows(rows, s);
+    if (by_row && rows.importance) square_rows(rows, s);
     for (int r = 0; r < V::lanes; ++r) rows.squares[r] = rows.errors[r] = 0;
     for (int b = 0; b < rows.cols / f.block; ++b) {
         for (int r = 0; r < V::lanes; ++r) {

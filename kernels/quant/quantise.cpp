@@ -31,26 +31,31 @@ uint16_t float_to_bfloat(float value) {
 
 // Rows that are stored as floating numbers.
 void store_floats(const Quantisers& with, Type type, StripRows& rows) {
-    std::vector<float> back(static_cast<size_t>(rows.cols));
+    constexpr int step = 256;
+    float back[step];
     for (int r = 0; r < rows.wanted; ++r) {
-        const float* x = rows.values + static_cast<size_t>(r) * rows.cols;
-        uint8_t* out = rows.out + static_cast<size_t>(r) * rows.row_bytes;
-        if (type == Type::F32) {
-            std::memcpy(out, x, static_cast<size_t>(rows.cols) * 4);
-        } else if (type == Type::F16) {
-            with.to_halves(x, rows.cols, out);
-        } else {
-            for (int c = 0; c < rows.cols; ++c) {
-                const uint16_t bits = float_to_bfloat(x[c]);
-                std::memcpy(out + 2 * static_cast<size_t>(c), &bits, 2);
-            }
-        }
-        dequantize(type, out, static_cast<size_t>(rows.cols), back.data());
         rows.squares[r] = rows.errors[r] = 0;
-        for (int c = 0; c < rows.cols; ++c) {
-            const double v = x[c], off = back[c] - v;
-            rows.squares[r] += v * v;
-            rows.errors[r] += off * off;
+        for (int first = 0; first < rows.cols; first += step) {
+            const int n = std::min(step, rows.cols - first);
+            const float* x = rows.values + static_cast<size_t>(r) * rows.cols + first;
+            uint8_t* out =
+                rows.out + static_cast<size_t>(r) * rows.row_bytes + static_cast<size_t>(first) * format(type).bytes;
+            if (type == Type::F32) {
+                std::memcpy(out, x, static_cast<size_t>(n) * 4);
+            } else if (type == Type::F16) {
+                with.to_halves(x, n, out);
+            } else {
+                for (int c = 0; c < n; ++c) {
+                    const uint16_t bits = float_to_bfloat(x[c]);
+                    std::memcpy(out + 2 * c, &bits, 2);
+                }
+            }
+            dequantize(type, out, static_cast<size_t>(n), back);
+            for (int c = 0; c < n; ++c) {
+                const double v = x[c], off = back[c] - v;
+                rows.squares[r] += v * v;
+                rows.errors[r] += off * off;
+            }
         }
     }
 }
@@ -78,9 +83,10 @@ Quantised quantise(const Quantisers& with, Type type, Type source, const uint8_t
     std::atomic<int> next{0};
     std::atomic<int64_t> bad{rows};
     ThreadPool pool(std::min(threads, strips));
+    std::vector<std::vector<float>> buffers(static_cast<size_t>(pool.size()));  // here, where it may throw
+    for (auto& buffer : buffers) buffer.resize(static_cast<size_t>(lanes) * cols);
     pool.run([&](Team& team) {
-        // Rows that are missing in the last strip are zeros.
-        std::vector<float> values(static_cast<size_t>(lanes) * cols);
+        std::vector<float>& values = buffers[static_cast<size_t>(team.index)];
         team.claim(next, strips, [&](int strip) {
             const int64_t first = static_cast<int64_t>(strip) * lanes;
             StripRows part{};
@@ -96,7 +102,7 @@ Quantised quantise(const Quantisers& with, Type type, Type source, const uint8_t
                 with.from_halves(from, n, values.data());
             else
                 dequantize(source, from, static_cast<size_t>(n), values.data());
-            std::fill(values.begin() + n, values.end(), 0.0f);
+            std::fill(values.begin() + n, values.end(), 0.0f);  // the rows that the last strip lacks
             if (is_float(type))
                 store_floats(with, type, part);
             else

@@ -16,7 +16,6 @@ namespace localllm {
 template <class V>
 struct Strip {
     using F = typename V::F;
-    using M = typename V::M;
     static constexpr int lanes = V::lanes;
 
     alignas(64) float x[kSuper][lanes];       // the values of one block

@@ -15,14 +15,13 @@ from localllm.cli.loading import find, progress
 from localllm.cli.options import EngineOptions, OutputOptions, Threads, with_options
 from localllm.cli.settings import settle
 from localllm.errors import ModelFileError, UsageError
-from localllm.hub.names import LocalModel
+from localllm.hub.names import LocalModel, quantisation_of
 from localllm.units import in_bytes
 
 if TYPE_CHECKING:
     from localllm.compress.quantize import QuantizeReport, TypeCount
     from localllm.gguf import QuantType
 
-_STORED_AS = re.compile(r"[-._](F16|BF16|F32|FP16|FP32)(?=$|[-._])", re.IGNORECASE)
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -139,8 +138,9 @@ def _override(text: str) -> tuple[re.Pattern[str], QuantType]:
 
 def _output(source: LocalModel, named: str, mix: str) -> Path:
     """MODEL-TYPE.gguf: beside the model where it was named by path, else in this folder."""
-    stem = source.path.stem
-    stem = _STORED_AS.sub("", _SHARD.sub("", stem)) or stem
+    stem = _SHARD.sub("", source.path.stem)
+    if former := quantisation_of(stem):
+        stem = re.sub(rf"[-._]{former}$", "", stem, flags=re.IGNORECASE)
     name = f"{stem}-{mix}.gguf"
     return source.path.with_name(name) if Path(named).expanduser().is_file() else Path(name)
 

@@ -145,7 +145,7 @@ def quantize_file(
         relative_error=work.relative_error(),
         before=_counts(source, {name: tensor.type for name, tensor in source.tensors.items()}),
         after=work.counts_after(),
-        notes=tuple(work.notes()),
+        notes=tuple(work.notes(mix)),
         seconds=time.perf_counter() - start,
     )
 
@@ -161,8 +161,12 @@ class _Work:
     say: Callable[[str], None]
     squares: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     errors: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    _done: int = 0
+    _done: int = 0  # weights
+    _total: int = field(init=False)
     _begin: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self._total = sum(prod(tensor.shape) for tensor in self.source.tensors.values())
 
     def require_sound(self) -> None:
         """Checks all that can be checked before anything is written."""
@@ -270,12 +274,11 @@ class _Work:
         return ModelFileError(f"{self.source.path}: tensor {tensor.name}: {problem}", hint)
 
     def _report(self, tensor: TensorInfo) -> None:
-        total = sum(prod(other.shape) for other in self.source.tensors.values())
         left = ""
         if self._done:
             passed = time.perf_counter() - self._begin
-            left = f", {passed * (total - self._done) / self._done:.0f} s left"
-        share = 100 * self._done // max(total, 1)
+            left = f", {passed * (self._total - self._done) / self._done:.0f} s left"
+        share = 100 * self._done // self._total
         self.say(f"quantising {share} %{left}: {tensor.name} to {self.plan.types[tensor.name]}")
 
     def relative_error(self) -> float:
@@ -291,9 +294,12 @@ class _Work:
                 counts[name].relative_error = sqrt(self.errors[name] / squares)
         return counts
 
-    def notes(self) -> list[str]:
+    def notes(self, mix: Mix) -> list[str]:
         """What the user should know."""
         notes = []
+        if mix.type not in {quant.name for quant in self.plan.types.values()}:
+            instead = next(iter(self.counts_after()), "nothing")
+            notes.append(f"no tensor is fit for {mix.type}: most are stored as {instead}")
         changed = [tensor for tensor in self.source.tensors.values() if self._changes(tensor)]
         again = Counter(t.type.name for t in changed if t.type.name not in _NATURAL)
         if again:

@@ -128,6 +128,12 @@ def test_what_has_no_importance_is_noted(source, tmp_path) -> None:
     assert any("says nothing of 3: token_embd.weight" in note for note in report.notes)
 
 
+def test_a_type_that_no_tensor_gets_is_noted(tmp_path) -> None:
+    source = random_model(tmp_path / "m.gguf", "llama", "F16")
+    report = quantize(source, tmp_path / "out.gguf", "MXFP4")
+    assert report.notes == ("no tensor is fit for MXFP4: most are stored as Q8_0",)
+
+
 def test_shards_become_one_file(tmp_path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama", split_max_tensors=2)
     for name, shape in TENSORS.items():
@@ -232,9 +238,35 @@ def test_it_is_named_after_model_and_type(localllm: Run, source, tmp_path) -> No
     assert (again.code, again.out) == (2, "")
     assert "model-Q4_K_M.gguf is there already (--force replaces it)" in again.error
     assert localllm("quantize", source, "int4", "--force").code == 0
-    third = localllm("quantize", tmp_path / "model-Q4_K_M.gguf", "Q3_K_M", "-o", "third.gguf")
+    third = localllm("quantize", tmp_path / "model-Q4_K_M.gguf", "Q3_K_M")
+    assert third.out.startswith(f"{tmp_path}/model-Q3_K_M.gguf: ")
     assert "tensors were quantised before (Q6_K, Q8_0, Q4_K)" in third.error
     assert localllm("quantize", "tiny-chat", "Q8_0").out.startswith("tiny-chat-Q8_0.gguf: ")
+
+
+def test_an_importance_matrix_from_a_file(localllm: Run, source, tmp_path) -> None:
+    pytest.importorskip("localllm.compress.imatrix")
+    name = "blk.0.attn_v.weight"
+    means = np.exp(2 * np.random.default_rng(3).standard_normal(256)).astype(np.float32)
+    tensors = {f"{name}.in_sum2": means * 4, f"{name}.counts": np.array([4], np.float32)}
+    keys = {
+        "general.architecture": "imatrix",
+        "general.type": "imatrix",
+        "imatrix.datasets": ["a text"],
+        "imatrix.chunk_count": 1,
+        "imatrix.chunk_size": 4,
+    }
+    write_gguf(tmp_path / "i.gguf", keys, tensors)
+    flags = ("--imatrix", tmp_path / "i.gguf", "-o", "x.gguf")
+    result = localllm("quantize", source, "Q4_K_S", *flags)
+    assert result.code == 0, result.error
+    quantize(source, tmp_path / "y.gguf", "Q4_K_S", importance={name: means})
+    made, expected = GGUFFile.open(tmp_path / "x.gguf"), GGUFFile.open(tmp_path / "y.gguf")
+    np.testing.assert_array_equal(made.tensors[name].data, expected.tensors[name].data)
+    assert made.metadata["quantize.imatrix.file"] == str(tmp_path / "i.gguf")
+    assert made.metadata["quantize.imatrix.entries_count"] == 1
+    missing = localllm("quantize", source, "Q4_K_S", "--imatrix", "none.gguf", "-o", "z.gguf")
+    assert (missing.code, missing.error) == (1, "error: none.gguf: no such file\n")
 
 
 def test_types_by_pattern(localllm: Run, source, tmp_path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from localllm.compress.mixes import MIXES, plan_types
+from localllm.compress.mixes import MIXES, mix_named, plan_types
 from localllm.compress.quantize import quantize_file
 from localllm.evaluate.synthetic import random_model
 from localllm.gguf import GGUFFile, quant_type
@@ -40,31 +40,58 @@ def test_rows(type_name: str, weighted: bool) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("model", "weighted", "mix"),
+    [
+        ("deep", False, "Q4_K_M"),
+        ("deep", True, "Q4_0"),
+        ("grouped", False, "Q2_K"),
+        ("grouped", True, "IQ4_XS"),
+        ("fused", False, "Q3_K_M"),
+        ("fused", True, "Q5_K_M"),
+        ("eight experts", False, "Q4_K_S"),
+        ("experts", False, "MXFP4"),
+        ("experts", True, "Q3_K_L"),
+        ("odd rows", False, "Q6_K"),
+        ("odd rows", True, "Q5_0"),
+    ],
+)
+def test_files(model: str, weighted: bool, mix: str, tmp_path: Path) -> None:
+    _compare(*_source(model, weighted, tmp_path), mix_named(mix))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-def test_files(model: str, weighted: bool, tmp_path: Path) -> None:
-    arch, shape = MODELS[model]
-    source = random_model(tmp_path / "model.gguf", arch, "BF16" if weighted else "F16", **shape)
-    importance = _importance(GGUFFile.open(source)) if weighted else None
+def test_every_mix(model: str, weighted: bool, tmp_path: Path) -> None:
+    source, importance = _source(model, weighted, tmp_path)
     for mix in MIXES:
-        _compare(source, mix, importance)
+        _compare(source, importance, mix)
 
 
+@pytest.mark.slow
 def test_the_bundled_model(tmp_path: Path) -> None:
     source = tmp_path / "model.gguf"
     source.symlink_to(resolve(None).path)
     for mix in MIXES:
-        _compare(source, mix, None)
+        _compare(source, None, mix)
 
 
 def test_overrides_and_a_quantised_source(tmp_path: Path) -> None:
     arch, shape = MODELS["deep"]
     source = random_model(tmp_path / "model.gguf", arch, "Q8_0", **shape)
     overrides = {r"blk\.[0-3]\.attn_v": "Q8_0", "ffn_(up|gate)": "IQ4_XS", "token_embd": "Q2_K"}
-    _compare(source, next(mix for mix in MIXES if mix.name == "Q4_K_M"), None, overrides)
+    _compare(source, None, mix_named("Q4_K_M"), overrides)
 
 
-def _compare(source, mix, importance, overrides=None) -> None:
+def _source(model: str, weighted: bool, folder: Path) -> tuple[Path, dict | None]:
+    arch, shape = MODELS[model]
+    source = random_model(folder / "model.gguf", arch, "BF16" if weighted else "F16", **shape)
+    return source, _importance(GGUFFile.open(source)) if weighted else None
+
+
+def _compare(source, importance, mix, overrides=None) -> None:
     expected, found = source.with_name("expected.gguf"), source.with_name("found.gguf")
     peer.quantize_file(source, expected, mix.file_type, importance, overrides)
     file = GGUFFile.open(source)
