@@ -95,7 +95,7 @@ def test_what_cannot_be_is_said_in_one_line(
     assert result.out == ""
 
 
-@pytest.mark.parametrize("arguments", [("run", "hello"), ("chat",), ("run", "--raw", "hello")])
+@pytest.mark.parametrize("arguments", [("run", "hello"), ("chat",), ("bench",)])
 def test_an_answer_is_refused_in_one_line(
     localllm: Run, encoder: Path, arguments: tuple[str, ...]
 ) -> None:
