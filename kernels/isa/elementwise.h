@@ -69,15 +69,20 @@ void layer_norm(const float* x, const float* weight, const float* bias, float* o
         }
         return sum / n;
     };
-    const double mean = mean_of([&](int i, int count) { return load_part<V>(x + i, count); });
-    const auto middle = V::set1(static_cast<float>(mean));
+    const auto from = [&](typename V::F middle, int i, int count) {
+        return V::keep(V::sub(load_part<V>(x + i, count), middle), V::zero(), 0, count);
+    };
+    const double near = mean_of([&](int i, int count) { return load_part<V>(x + i, count); });
+    const auto guess = V::set1(static_cast<float>(near));  // its error is seen where the row hardly varies
+    const double rest = mean_of([&](int i, int count) { return from(guess, i, count); });
+    const auto middle = V::set1(static_cast<float>(static_cast<double>(static_cast<float>(near)) + rest));
     const double spread = mean_of([&](int i, int count) {
-        const auto v = V::keep(V::sub(load_part<V>(x + i, count), middle), V::zero(), 0, count);
+        const auto v = from(middle, i, count);
         return V::mul(v, v);
     });
     const auto scale = V::set1(static_cast<float>(1.0 / std::sqrt(spread + static_cast<double>(eps))));
     over_vectors<V>(n, [&](int i, int count) {
-        const auto v = V::mul(V::sub(load_part<V>(x + i, count), middle), scale);
+        const auto v = V::mul(from(middle, i, count), scale);
         store_part<V>(out + i, V::fma(v, load_part<V>(weight + i, count), load_part<V>(bias + i, count)), count);
     });
 }

@@ -267,12 +267,7 @@ class Engine:
 
     def require_generating(self) -> None:
         """Raises UsageError where the model makes vectors of texts and generates none."""
-        if not self.config.causal:
-            raise UsageError(
-                f"{self.file.path.name}: an embedding model ({self.config.arch}): it generates no "
-                "text",
-                "`localllm embed` and /v1/embeddings take it",
-            )
+        require_generating(self.file, self.config)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence, and with it those that fork from it; ``step`` fills their outboxes."""
@@ -390,6 +385,15 @@ class Engine:
                 "the answer included",
                 hint,
             )
+
+
+def require_generating(file: GGUFFile, config: ModelConfig) -> None:
+    """Raises UsageError where a model makes vectors of texts and generates none."""
+    if not config.causal:
+        raise UsageError(
+            f"{file.path.name}: an embedding model ({config.arch}): it generates no text",
+            "`localllm embed` and /v1/embeddings take it",
+        )
 
 
 def require_drafts(device: str, kv_cache: bool) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from localllm.engine import memory
 from localllm.engine.batch import Batch
+from localllm.engine.engine import require_generating
 from localllm.engine.machine import available_memory
 from localllm.engine.pages import PAGE_SIZE
 from localllm.engine.runner import NativeRunner
@@ -71,6 +72,7 @@ class Localllm:
         start = time.perf_counter()
         self.file = file = GGUFFile.open(path)
         model = load_definition(file)
+        require_generating(file, model.config)
         need = memory.estimate(file, model.config, room, kv_type)
         available = available_memory()
         if need.total > available:

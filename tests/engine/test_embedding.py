@@ -1,16 +1,19 @@
 """Hidden states and what is made of them, beside sequences that are stepped meanwhile."""
 
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from localllm.engine.embedding import Embedding, default_pooling, shortened
 from localllm.engine.engine import Engine
+from localllm.engine.memory import choose_context, estimate
 from localllm.engine.pages import OutOfPagesError
 from localllm.errors import ContextFullError, LocalLLMError, UsageError
 from localllm.evaluate.synthetic import random_model
 from localllm.gguf import GGUFFile
+from localllm.models import load_definition
 from tests.engine.fakes import (
     PROMPT,
     WIDTH,
@@ -21,6 +24,7 @@ from tests.engine.fakes import (
     greedy,
     ids,
 )
+from tests.models.encoders import CONTEXT, random_bert
 
 
 def hidden_of(tokens):
@@ -223,3 +227,62 @@ def test_the_files_own_pooling(number, pooling):
     assert default_pooling(GGUFFile("x.gguf", 3, values, {})) == pooling
     del values["qwen3.pooling_type"]
     assert default_pooling(GGUFFile("x.gguf", 3, values, {})) == "mean"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    pytest.importorskip("localllm._native")
+    return random_bert(tmp_path_factory.mktemp("models") / "bert.gguf")
+
+
+def test_texts_that_see_themselves_whole_are_never_cut(encoder):
+    engine = Engine.load(encoder)
+    assert engine.context == CONTEXT
+    engine._stepper.scheduler.budget = 50
+    batches = []
+    compute = engine.runner.step
+    engine.runner.step = lambda batch, output: batches.append(batch) or compute(batch, output)
+    texts = texts_of(CONTEXT, 3, 40, 7, *[10] * 7, 1)
+    together = embedded(engine, texts)
+    assert [len(batch.lengths) for batch in batches] == [1, 3, 5, 3]
+    assert all((batch.past == 0).all() for batch in batches)
+    for text, vector in zip(texts, together, strict=True):
+        np.testing.assert_array_equal(embedded(engine, [text])[0], vector)
+    assert engine.occupancy.held == 0
+    with pytest.raises(ContextFullError):
+        embedded(engine, texts_of(CONTEXT + 1))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
+def test_an_encoder_on_torch_is_the_same(encoder, pooling):
+    pytest.importorskip("torch")
+    texts = texts_of(5, 33, 1)
+    expected = embedded(Engine.load(encoder, device="cpu:0"), texts, pooling)
+    np.testing.assert_allclose(
+        embedded(Engine.load(encoder), texts, pooling), expected, rtol=0, atol=1e-5
+    )
+
+
+def test_an_encoder_generates_nothing(encoder, tmp_path):
+    engine = Engine.load(encoder)
+    for ask in (
+        lambda: engine.sequence([2, 5, 3], greedy(3)),
+        lambda: engine.logits([2, 5, 3]),
+        lambda: engine.load_adapter(tmp_path),
+    ):
+        with pytest.raises(UsageError, match=r"bert.gguf: an embedding model \(bert\): it gener"):
+            ask()
+    with pytest.raises(UsageError, match=f"--ctx 97: this model has {CONTEXT} positions"):
+        Engine.load(encoder, context=CONTEXT + 1)
+
+
+def test_an_encoder_keeps_no_keys_and_values(encoder):
+    file = GGUFFile.open(encoder)
+    config = load_definition(file).config
+    need = estimate(file, config, CONTEXT)
+    assert need.kv == 0
+    assert choose_context(file, config, None, need.total) == CONTEXT
+    with pytest.raises(LocalLLMError, match="not enough memory"):
+        choose_context(file, config, None, need.total - 1)
+    longer = replace(config, context_length=4096)  # a step that holds a text of that length
+    assert estimate(file, longer, 4096).working > 7 * estimate(file, longer, 512).working
