@@ -45,10 +45,9 @@ def main() -> None:
         contestants = [("localllm", ours), ("llama-perplexity", theirs)]
         for turn in range(options.rounds + 1):  # the first fills the caches and is not counted
             for name, run in contestants:
-                start = time.perf_counter()
-                results[name] = run(options, Path(folder))
+                results[name], took = run(options, Path(folder))
                 if turn:
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[name].append(took)
             contestants.reverse()
 
     mine, peers = results["localllm"], results["llama-perplexity"]
@@ -61,8 +60,8 @@ def main() -> None:
     print("all rounds:", {name: [round(s, 2) for s in all_] for name, all_ in seconds.items()})
 
 
-def ours(options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """The figures of `localllm eval`."""
+def ours(options: argparse.Namespace, folder: Path) -> tuple[dict[str, float], float]:
+    """The figures of `localllm eval`, and its seconds."""
     command = [sys.executable, "-c", "from localllm.cli.app import main; main()", "eval"]
     command += [str(options.model), "--data", str(options.text), "--json"]
     for name in ("chunks", "ctx", "threads"):
@@ -70,38 +69,48 @@ def ours(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     if options.base:
         command += ["--base", str(options.base)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    start = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
+    took = time.perf_counter() - start
     report = json.loads(done.stdout)
     figures = {"perplexity": report["perplexity"]}
     if options.base:
         figures["KL divergence"] = report["kl_divergence"]["mean"]
         figures["same top token"] = 100 * report["top1_agreement"]
-    return figures
+    return figures, took
 
 
-def theirs(options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """The figures of llama-perplexity."""
+def theirs(options: argparse.Namespace, folder: Path) -> tuple[dict[str, float], float]:
+    """The figures of llama-perplexity, and its seconds."""
     numbers = ["-c", str(options.ctx), "--chunks", str(options.chunks), "-t", str(options.threads)]
     kept = ["--kl-divergence-base", str(folder / "logits")]
+    environment = os.environ | {"LD_LIBRARY_PATH": str(options.peer.resolve().parent)}
 
-    def run(model: Path, *flags: str) -> str:
-        libraries = os.environ | {"LD_LIBRARY_PATH": str(options.peer.resolve().parent)}
+    def run(model: Path, *flags: str, until: str = "") -> tuple[str, float]:
         command = [str(options.peer), "-m", str(model), *numbers, *flags]
-        return subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=True,
-            env=libraries,
-        ).stdout.decode(errors="replace")
+        for _ in range(20):  # at times it ends before the end of its log is written
+            start = time.perf_counter()
+            done = subprocess.run(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=True,
+                env=environment,
+            )
+            took = time.perf_counter() - start
+            printed = done.stdout.decode(errors="replace")
+            if until in printed:
+                return printed, took
+        raise SystemExit(f"{options.peer} does not print {until!r}")
 
     if options.base:
-        run(options.base, "-f", str(options.text), *kept)
-        printed = run(options.model, *kept, "--kl-divergence")
+        _, first = run(options.base, "-f", str(options.text), *kept)
+        printed, took = run(options.model, *kept, "--kl-divergence", until="Same top p:")
+        took += first
     else:
-        printed = run(options.model, "-f", str(options.text))
+        printed, took = run(options.model, "-f", str(options.text), until="Final estimate")
     found = {name: re.search(pattern, printed) for name, pattern in FOUND.items()}
-    return {name: float(match[1]) for name, match in found.items() if match}
+    return {name: float(match[1]) for name, match in found.items() if match}, took
 
 
 if __name__ == "__main__":
