@@ -41,7 +41,7 @@ def command(
         str | None,
         typer.Option(
             "--quant",
-            help="Make these of the largest file, with commas between, or \"\" for none; default for "
+            help='Make these of the largest file, with commas between, or "" for none; default for '
             f"a single file: {DEFAULT_QUANTISATIONS}.",
         ),
     ] = None,

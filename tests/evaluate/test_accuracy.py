@@ -1,4 +1,4 @@
-"""Perplexity and KL divergence: against float64 arithmetic on other logits, and llama-perplexity."""
+"""Perplexity and KL divergence, against float64 arithmetic and llama-perplexity."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ def rows_of(path: Path, chunks: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("length", [24, 512, 700])
-def test_the_figures_are_those_of_exact_arithmetic(
-    models: tuple[Path, Path], length: int
-) -> None:
+def test_the_figures_are_those_of_exact_arithmetic(models: tuple[Path, Path], length: int) -> None:
     base, coarse = models
     plan = EvalPlan(context=length, chunks=3, threads=2)
     report = evaluate(coarse, base, [TEXT], plan, nothing)
@@ -110,9 +108,7 @@ def test_several_texts_are_one_and_each_alone(models: tuple[Path, Path]) -> None
 
 
 def test_a_summary_by_hand() -> None:
-    scores = np.array(
-        [(1.0, 2.0, 0.1, True), (3.0, 2.0, 0.3, False), (2.0, 2.0, 0.2, True)], SCORE
-    )
+    scores = np.array([(1.0, 2.0, 0.1, True), (3.0, 2.0, 0.3, False), (2.0, 2.0, 0.2, True)], SCORE)
     found = summary(scores)
     assert found["perplexity"] == pytest.approx(math.exp(2))
     deviation = math.sqrt(2 / 3)

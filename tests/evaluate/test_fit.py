@@ -26,9 +26,7 @@ from localllm.evaluate.synthetic import catalog_model, catalog_outline
 from localllm.gguf import GGUFFile
 from localllm.hub.catalog import CatalogModel, Shape, load_catalog
 
-SHAPE = Shape(
-    layers=12, width=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocab=512, tied=True
-)
+SHAPE = Shape(layers=12, width=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocab=512, tied=True)
 ENTRY = CatalogModel("small", "a/b", "Q8_0", "llama", SHAPE.parameters, 512, "mit", 1, SHAPE)
 
 
@@ -91,7 +89,7 @@ def test_a_large_model_is_predicted_from_two_parts(monkeypatch: pytest.MonkeyPat
 def test_no_room_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     monkeypatch.setattr(fit, "catalog_model", lambda *_: pytest.fail("was made"))
-    with pytest.raises(LocalLLMError, match="are free in .*TMPDIR"):
+    with pytest.raises(LocalLLMError, match=r"are free in .*TMPDIR"):
         predict(ENTRY, mixed, None, lambda text: None)
 
 
@@ -205,7 +203,7 @@ def test_the_fastest_that_loses_little_is_recommended() -> None:
     found = recommend_measured(ALL, 2000)
     assert found.name == "Q4_K_M"
     assert "Q8_0, the next better one, is 33% slower" in found.reason
-    assert Q4.lost is not None and Q4.lost <= MOST_LOST < (Q2.lost or 0)
+    assert (Q4.lost or 0) <= MOST_LOST < (Q2.lost or 0)
 
 
 def test_what_does_not_fit_is_not_recommended() -> None:
