@@ -3,7 +3,7 @@
     python tools/eval_against.py LLAMA_PERPLEXITY MODEL.gguf TEXT [--base BASE.gguf]
         [--chunks 16] [--ctx 512] [--threads 2] [--rounds 3]
 
-Prints both results, how far they are apart, and the median seconds of whole processes: one of ours;
+Prints both results, how far they are apart, and medians of whole processes' seconds: one of ours;
 of llama-perplexity one, or with a base two, since it writes the base's logits to a file first.
 """
 
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
+Spent = tuple[float, float]  # seconds, and those of processors
 FOUND = {
     "perplexity": r"(?:Final estimate: PPL =|Mean PPL\(Q\) +:) +([\d.]+)",
     "KL divergence": r"Mean +KLD: +([\d.-]+)",
@@ -39,16 +41,15 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=number)
     options = parser.parse_args()
 
-    seconds: dict[str, list[float]] = {"localllm": [], "llama-perplexity": []}
+    spent: dict[str, list[Spent]] = {"localllm": [], "llama-perplexity": []}
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
         contestants = [("localllm", ours), ("llama-perplexity", theirs)]
         for turn in range(options.rounds + 1):  # the first fills the caches and is not counted
             for name, run in contestants:
-                start = time.perf_counter()
-                results[name] = run(options, Path(folder))
+                results[name], took = run(options, Path(folder))
                 if turn:
-                    seconds[name].append(time.perf_counter() - start)
+                    spent[name].append(took)
             contestants.reverse()
 
     mine, peers = results["localllm"], results["llama-perplexity"]
@@ -56,13 +57,30 @@ def main() -> None:
     for name in mine:
         apart = 100 * (mine[name] / peers[name] - 1)
         print(f"{name:<16}{mine[name]:>14.6f}{peers[name]:>14.6f}  {apart:+.3f} %")
-    one, other = map(median, seconds.values())
-    print(f"{'seconds':<16}{one:>14.2f}{other:>14.2f}  {other / one:.2f} times as fast")
-    print("all rounds:", {name: [round(s, 2) for s in all_] for name, all_ in seconds.items()})
+    for kind, title in enumerate(("seconds", "of processors")):
+        one, other = (median(took[kind] for took in all_) for all_ in spent.values())
+        print(f"{title:<16}{one:>14.2f}{other:>14.2f}  {other / one:.2f} times as fast")
+    print("all rounds:", spent)
 
 
-def ours(options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """The figures of `localllm eval`."""
+def run_measured(command: list[str], environment: dict[str, str]) -> tuple[str, Spent]:
+    """What a command prints on stdout, and what it took."""
+
+    def used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    start, before = time.perf_counter(), used()
+    # llama.cpp writes what it found into its log, on stderr or not.
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True, env=environment
+    )
+    took = round(time.perf_counter() - start, 2), round(used() - before, 2)
+    return done.stdout.decode(errors="replace"), took
+
+
+def ours(options: argparse.Namespace, folder: Path) -> tuple[dict[str, float], Spent]:
+    """The figures of `localllm eval`, and what it took."""
     command = [sys.executable, "-c", "from localllm.cli.app import main; main()", "eval"]
     command += [str(options.model), "--data", str(options.text), "--json"]
     for name in ("chunks", "ctx", "threads"):
@@ -70,38 +88,41 @@ def ours(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     if options.base:
         command += ["--base", str(options.base)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
-    report = json.loads(done.stdout)
+    printed, took = run_measured(command, environment)
+    report = json.loads(printed.splitlines()[-1])
     figures = {"perplexity": report["perplexity"]}
     if options.base:
         figures["KL divergence"] = report["kl_divergence"]["mean"]
         figures["same top token"] = 100 * report["top1_agreement"]
-    return figures
+    return figures, took
 
 
-def theirs(options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """The figures of llama-perplexity."""
+def theirs(options: argparse.Namespace, folder: Path) -> tuple[dict[str, float], Spent]:
+    """The figures of llama-perplexity, and what it took."""
     numbers = ["-c", str(options.ctx), "--chunks", str(options.chunks), "-t", str(options.threads)]
     kept = ["--kl-divergence-base", str(folder / "logits")]
+    # Threads that wait do so without computing, as ours: else other programs slow it down more.
+    environment = os.environ | {
+        "LD_LIBRARY_PATH": str(options.peer.resolve().parent),
+        "OMP_WAIT_POLICY": "passive",
+    }
 
-    def run(model: Path, *flags: str) -> str:
-        libraries = os.environ | {"LD_LIBRARY_PATH": str(options.peer.resolve().parent)}
+    def run(model: Path, *flags: str, until: str = "") -> tuple[str, Spent]:
         command = [str(options.peer), "-m", str(model), *numbers, *flags]
-        return subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=True,
-            env=libraries,
-        ).stdout.decode(errors="replace")
+        for _ in range(20):  # at times it ends before the end of its log is written
+            printed, took = run_measured(command, environment)
+            if until in printed:
+                return printed, took
+        raise SystemExit(f"{options.peer} does not print {until!r}")
 
     if options.base:
-        run(options.base, "-f", str(options.text), *kept)
-        printed = run(options.model, *kept, "--kl-divergence")
+        _, first = run(options.base, "-f", str(options.text), *kept)
+        printed, took = run(options.model, *kept, "--kl-divergence", until="Same top p:")
+        took = took[0] + first[0], took[1] + first[1]
     else:
-        printed = run(options.model, "-f", str(options.text))
+        printed, took = run(options.model, "-f", str(options.text), until="Final estimate")
     found = {name: re.search(pattern, printed) for name, pattern in FOUND.items()}
-    return {name: float(match[1]) for name, match in found.items() if match}
+    return {name: float(match[1]) for name, match in found.items() if match}, took
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ def command(
         str | None,
         typer.Option(
             "--quant",
-            help="Make these of the largest file, with commas between; default for a single "
-            f"file: {DEFAULT_QUANTISATIONS}.",
+            help='Make these of the largest file, with commas between, or "" for none; default for '
+            f"a single file: {DEFAULT_QUANTISATIONS}.",
         ),
     ] = None,
     data: Annotated[
@@ -102,7 +102,8 @@ def _candidates(models: list[str], quant: str | None, threads: int | None) -> li
         Candidate(path.stem if names[path] in twice else names[path], partial(there, path))
         for path in paths
     ]
-    wanted = quant or (DEFAULT_QUANTISATIONS if len(paths) == 1 else "")
+    default = DEFAULT_QUANTISATIONS if len(paths) == 1 else ""
+    wanted = default if quant is None else quant
     source = GGUFFile.open(paths[0])
     for name in (mix_named(name.strip()).name for name in wanted.split(",") if name.strip()):
         if name in names.values() or (quant is None and not _smaller(name, source)):
