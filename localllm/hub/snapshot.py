@@ -16,13 +16,12 @@ from huggingface_hub import constants, hf_hub_download, hf_hub_url
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
-from localllm.errors import LocalLLMError
 from localllm.files import replacing
 from localllm.hub.asking import Patience, patiently
 from localllm.hub.listing import RemoteFile, list_repository
 from localllm.hub.partial import PartialFile, to_allocate
 from localllm.hub.references import Reference
-from localllm.hub.transfer import Download, Watch, damaged, fetch, require_space, verify
+from localllm.hub.transfer import Download, Watch, damaged, fetch, require_space, unwritten, verify
 
 T = TypeVar("T")
 
@@ -68,8 +67,7 @@ class Snapshot:
             paths = {file.path: self._link(file) for file in reversed(files)}
             self._point_revision()
         except OSError as error:
-            where = error.filename or self._folder
-            raise LocalLLMError(f"{where}: {error.strerror or error}") from error
+            raise unwritten(error, self._folder) from error
         return [PulledFile(paths[file.path], file.bytes, file.sha256) for file in files]
 
     def _fetch(self, files: Sequence[RemoteFile]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import threading
@@ -21,7 +22,6 @@ from localllm.hub.partial import PartialFile
 from localllm.units import in_bytes
 
 _CONNECTIONS = 8
-_CHUNK = 2**20  # bytes written at once
 _SPARE = 64 * 2**20  # bytes that a download leaves free on the disk
 _TICK = 0.1  # seconds between two looks at how far it is
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -71,7 +71,8 @@ def fetch(
         watch: told how it goes.
 
     Raises:
-        LocalLLMError: the server does not give it, or the disk does not take it.
+        LocalLLMError: the server does not give it.
+        OSError: the disk does not take it.
     """
     for _ in range(MOST_TRIES):
         try:
@@ -102,6 +103,13 @@ def damaged(what: str, file: str) -> LocalLLMError:
         f"{what}: {file} arrived damaged: its hash is not the one that the server states",
         "it was removed; pull again, and if that does not help, blame the proxy or the mirror",
     )
+
+
+def unwritten(error: OSError, folder: Path) -> LocalLLMError:
+    """The error for a folder that does not take what was fetched."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    hint = "what was downloaded is kept: make room, and pull again" if full else ""
+    return LocalLLMError(f"{error.filename or folder}: {error.strerror or error}", hint)
 
 
 def require_space(folder: Path, need: int, hint: str) -> None:
@@ -193,7 +201,7 @@ def _read(
                     f"{download.name}: {response.url.host} sends other bytes than it was asked for",
                     "a proxy or a mirror is at fault",
                 )
-        for chunk in response.iter_bytes(_CHUNK):
+        for chunk in response.iter_bytes():
             if stopped.is_set():
                 return
             part.write(segment, chunk)
@@ -207,8 +215,7 @@ def _raise(error: BaseException, what: str) -> None:
     if isinstance(error, LocalLLMError | _NoRangesError):
         raise error
     if isinstance(error, OSError) and not isinstance(error, httpx2.HTTPError):
-        hint = "what was downloaded is kept: make room, and pull again"
-        raise LocalLLMError(f"{what}: cannot be written: {error.strerror}", hint) from error
+        raise error
     if isinstance(error, Exception):
         raise explained(error, what) from error
     raise error

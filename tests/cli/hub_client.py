@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cli.conftest import CODE, Result
+from tests.cli.conftest import CODE, Result, Run
 from tests.hub.standin import StandIn
 
 
@@ -19,9 +19,10 @@ def content(size: int, seed: int = 0) -> bytes:
 
 @dataclass
 class Client:
-    """`localllm` with a cache of its own, in processes of their own."""
+    """`localllm` with a cache of its own, empty at first."""
 
     hub: StandIn
+    run: Run
     environment: dict[str, str]
     folder: Path
 
@@ -30,8 +31,12 @@ class Client:
         """Its Hugging Face cache."""
         return self.folder / "hf" / "hub"
 
+    def __call__(self, *arguments: object, **variables: str) -> Result:
+        """Run a command here."""
+        return self.run(*arguments, **(self.environment | variables))
+
     def start(self, *arguments: object, **variables: str) -> subprocess.Popen[bytes]:
-        """Begin a command."""
+        """Begin a command in a process of its own."""
         return subprocess.Popen(
             [sys.executable, "-c", CODE, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
@@ -40,10 +45,6 @@ class Client:
             env=self.environment | variables,
             cwd=self.folder,
         )
-
-    def __call__(self, *arguments: object, **variables: str) -> Result:
-        """Run a command to its end."""
-        return finish(self.start(*arguments, **variables))
 
     def visible(self) -> list[Path]:
         """Every name of the cache that stands for a file of a repository."""
@@ -55,13 +56,6 @@ class Client:
 
 
 def finish(process: subprocess.Popen[bytes]) -> Result:
-    """What a command has left behind at its end."""
+    """What a command in a process of its own has left behind at its end."""
     out, error = process.communicate(timeout=60)
     return Result(process.returncode, out.decode(), error.decode())
-
-
-def client(hub: StandIn, environment: dict[str, str], folder: Path) -> Client:
-    """A client of a stand-in with an empty cache."""
-    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf")}
-    own |= {"XDG_DATA_HOME": str(folder / "data"), "XDG_CONFIG_HOME": str(folder / "config")}
-    return Client(hub, environment | own, folder)

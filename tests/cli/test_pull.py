@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import random
-import resource
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from localllm.hub.partial import PartialFile
 from tests.cli.conftest import Result
-from tests.cli.hub_client import Client, client, content, finish
-from tests.hub.standin import TOKEN, Repo, StandIn
+from tests.cli.hub_client import Client, content, finish
+from tests.hub.standin import TOKEN, Repo
 
 NAME = "user/model-GGUF"
 SIZE = 9_000_000  # two segments
@@ -24,10 +26,10 @@ HASH = hashlib.sha256(MODEL).hexdigest()
 
 
 @pytest.fixture
-def pull(hub: StandIn, environment: dict[str, str], tmp_path: Path) -> Client:
+def pull(client: Client) -> Client:
     """`localllm` in front of a hub with one repository of two quantisations."""
-    hub.repos[NAME] = Repo({"m-Q4_K_M.gguf": MODEL, "m-Q8_0.gguf": content(3000, 1)})
-    return client(hub, environment, tmp_path)
+    client.hub.repos[NAME] = Repo({"m-Q4_K_M.gguf": MODEL, "m-Q8_0.gguf": content(3000, 1)})
+    return client
 
 
 def one_line(result: Result, *parts: str) -> None:
@@ -39,7 +41,7 @@ def one_line(result: Result, *parts: str) -> None:
 
 
 def test_a_model_is_pulled_once(pull: Client) -> None:
-    result = pull("pull", NAME, "--json")
+    result = finish(pull.start("pull", NAME, "--json"))
     assert result.code == 0, result.error
     assert result.error == ""
     document = json.loads(result.out)
@@ -62,7 +64,7 @@ def test_a_model_is_pulled_once(pull: Client) -> None:
 
 def test_a_pull_killed_at_ten_moments_goes_on_where_it_was(pull: Client) -> None:
     numbers = random.Random(5)
-    pull.hub.faults.rate = 6e6  # bytes a second of each of two connections
+    pull.hub.faults.rate = 15e6  # bytes a second of each of two connections
     part = pull.cache / "models--user--model-GGUF" / "blobs" / f"{HASH}.parts.incomplete"
     moments = sorted(numbers.uniform(0, 0.95) for _ in range(10))
     places: set[int] | None = None
@@ -124,12 +126,27 @@ def test_a_server_that_is_not_there(pull: Client) -> None:
     one_line(pull("pull", NAME), NAME, "was lost")
 
 
-def test_a_full_disk(pull: Client) -> None:
-    process = pull.start("pull", NAME)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
-    one_line(finish(process), "File too large", "make room")
+def test_a_disk_without_room_is_told_at_once(pull: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000_000))
+    one_line(pull("pull", NAME), "not enough room", "9 MB are needed, 10 MB are free", "HF_HUB")
+    assert not pull.hub.asked("/resolve/")
+
+
+def test_a_disk_that_fills_up(pull: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = PartialFile._put
+
+    def full(self: PartialFile, place: int, data: bytes) -> None:
+        if 2_000_000 < place < self.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        put(self, place, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialFile, "_put", full)
+        one_line(pull("pull", NAME), "No space left on device", "make room, and pull again")
     assert not pull.visible()
+    assert "user/model" not in pull("list", "--here").out
     assert pull("pull", NAME).code == 0
+    assert sum(sent for _, sent in pull.hub.sent("m-Q4_K_M.gguf")) > SIZE
 
 
 def test_two_pulls_at_once(pull: Client) -> None:
