@@ -99,9 +99,14 @@ class Snapshot:
                 for hash, file in missing.items()
             }
             fetch(self.repository.name, list(downloads.values()), build_hf_headers(), self._watch)
+            wrong = []
             for hash, download in downloads.items():
-                verify(self.repository.name, download, hash, self._watch)
-                download.part.finish(blobs / hash)
+                if verify(download, hash, self._watch):
+                    download.part.finish(blobs / hash)
+                else:
+                    wrong.append(download.name)
+            if wrong:
+                raise damaged(self.repository.name, ", ".join(wrong))
 
     def _link(self, file: RemoteFile) -> Path:
         """Give a file its name in the snapshot; a small one is downloaded first."""

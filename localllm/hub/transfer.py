@@ -14,6 +14,7 @@ from typing import Protocol
 
 import httpx2
 from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, hf_raise_for_status
 
 from localllm.errors import LocalLLMError
@@ -84,17 +85,13 @@ def fetch(
     raise LocalLLMError(f"{what}: the connection breaks, and its server resumes no download")
 
 
-def verify(what: str, download: Download, sha256: str, watch: Watch) -> None:
-    """Compare a fetched file with the hash that was promised.
-
-    Raises:
-        LocalLLMError: it has another one; it is removed.
-    """
+def verify(download: Download, sha256: str, watch: Watch) -> bool:
+    """Whether a fetched file has the hash that was promised; it is removed where it has not."""
     part = download.part
     found = part.sha256(lambda done: watch.checked(download.name, done, part.size))
     if found != sha256:
         part.remove()
-        raise damaged(what, download.name)
+    return found == sha256
 
 
 def damaged(what: str, file: str) -> LocalLLMError:
@@ -175,7 +172,7 @@ def _fetch_segment(
         before = part.counts[segment]
         try:
             _read(download, segment, headers, stopped)
-        except (httpx2.TransportError, httpx2.HTTPStatusError) as error:
+        except (httpx2.TransportError, HfHubHTTPError) as error:
             if part.counts[segment] > before:
                 patience.refresh()
             patience.wait(error)

@@ -143,7 +143,7 @@ def test_another_server(pull: Client) -> None:
         name = document["name"]
         assert name == f"{other.url[7:].replace(':', '_')}/some-F16:F16"
         assert pull("pull", url).code == 0  # asks for its length and its ETag only
-        assert sum(sent for _, sent in other.sent("some-F16.gguf")) == document["bytes"] + 2
+        assert sum(sent for _, sent in other.sent("some-F16.gguf")) <= document["bytes"] + 2
         refused(pull("pull", f"{other.url}/cdn/a/b/bad.gguf"), "arrived damaged")
         assert all("Authorization" not in request.headers for request in other.requests)
     for given in (url, name):
