@@ -17,7 +17,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from localllm.files import replacing
-from localllm.hub.asking import Patience, patiently
+from localllm.hub.asking import MOST_TRIES, Patience, patiently
 from localllm.hub.listing import RemoteFile, list_repository
 from localllm.hub.partial import PartialFile, to_allocate
 from localllm.hub.references import Reference
@@ -110,17 +110,17 @@ class Snapshot:
 
     def _link(self, file: RemoteFile) -> Path:
         """Give a file its name in the snapshot; a small one is downloaded first."""
-        path = Path(
-            self._ask(
-                lambda: hf_hub_download(
-                    self.repository.name,
-                    file.path,
-                    revision=self.repository.revision,
-                    endpoint=constants.ENDPOINT,
-                    cache_dir=self._cache,
-                )
+
+        def link() -> str:
+            return hf_hub_download(
+                self.repository.name,
+                file.path,
+                revision=self.repository.revision,
+                endpoint=constants.ENDPOINT,
+                cache_dir=self._cache,
             )
-        )
+
+        path = Path(self._ask(link, most=1))  # it tries again by itself
         if file.sha256 is None:
             self._verify_plain(path)
         return path
@@ -154,8 +154,8 @@ class Snapshot:
             self._watch.say("another program is downloading this: waiting for it")
             held.enter_context(WeakFileLock(path))
 
-    def _ask(self, call: Callable[[], T]) -> T:
-        patience = Patience(self._wanted.repository, self._stopped, self._watch.say)
+    def _ask(self, call: Callable[[], T], most: int = MOST_TRIES) -> T:
+        patience = Patience(self._wanted.repository, self._stopped, self._watch.say, most)
         return patiently(call, patience, self._stopped)
 
 
