@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,11 +112,16 @@ def test_a_corrupted_byte_is_caught(pull: Client) -> None:
 
 def test_a_server_that_vanishes(pull: Client) -> None:
     pull.hub.faults.rate = 4e6
-    process = pull.start("pull", NAME)
-    while not sum(sent for _, sent in pull.hub.sent("m-Q4_K_M.gguf")):
-        time.sleep(0.01)
-    pull.hub.faults.gone = True
-    one_line(finish(process), NAME, "was lost", "what was downloaded is kept")
+
+    def vanish() -> None:
+        while not pull.hub.sent("m-Q4_K_M.gguf"):
+            time.sleep(0.01)
+        pull.hub.faults.gone = True
+
+    thread = threading.Thread(target=vanish)
+    thread.start()
+    one_line(pull("pull", NAME), NAME, "was lost", "what was downloaded is kept")
+    thread.join()
     assert not pull.visible()
     assert "m-Q4" not in pull("list", "--here").out
     pull.hub.faults.gone = False
