@@ -15,7 +15,7 @@ from localllm.hub.folders import models_dir
 from localllm.hub.partial import PartialFile, to_allocate
 from localllm.hub.receipts import Receipt, read_receipt, write_receipt
 from localllm.hub.references import Address
-from localllm.hub.transfer import Download, Watch, damaged, fetch, require_space
+from localllm.hub.transfer import Download, Watch, damaged, fetch, require_space, unwritten
 
 
 def fetch_address(wanted: Address, watch: Watch) -> tuple[Path, Receipt]:
@@ -35,7 +35,7 @@ def fetch_address(wanted: Address, watch: Watch) -> tuple[Path, Receipt]:
                 here = Receipt(wanted.url, etag, size, _fetch(wanted, size, etag, target, watch))
                 write_receipt(target, here)
     except OSError as error:
-        raise LocalLLMError(f"{error.filename or folder}: {error.strerror or error}") from error
+        raise unwritten(error, folder) from error
     return target, here
 
 

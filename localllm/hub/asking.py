@@ -24,7 +24,7 @@ from localllm.errors import LocalLLMError
 
 T = TypeVar("T")
 
-MOST_TRIES = 5  # without a byte of progress between them
+MOST_TRIES = 5
 _FIRST_WAIT = 0.5  # seconds; doubled with each try
 _LONGEST_WAIT = 120  # seconds; a server that asks for more is not waited for
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -37,12 +37,18 @@ class Patience:
         what: the repository or the address, as errors name it.
         stopped: set to end every wait.
         say: told in one line what is waited for.
+        most: tries without a byte of progress between them.
     """
 
     def __init__(
-        self, what: str, stopped: threading.Event, say: Callable[[str], None] = lambda text: None
+        self,
+        what: str,
+        stopped: threading.Event,
+        say: Callable[[str], None] = lambda text: None,
+        most: int = MOST_TRIES,
     ) -> None:
         self._what = what
+        self._most = most
         self._stopped = stopped
         self._say = say
         self._tries = 0
@@ -69,19 +75,26 @@ class Patience:
             seconds = max(seconds, asked or 0)
         elif not isinstance(error, httpx2.TransportError):
             raise explained(error, self._what) from error
-        if self._tries >= MOST_TRIES:
+        if self._tries >= self._most:
             raise explained(error, self._what, self._tries) from error
         self._say(f"{_reason(error)}; trying again in {seconds:.0f} s")
         self._stopped.wait(seconds)
 
 
 def patiently(call: Callable[[], T], patience: Patience, stopped: threading.Event) -> T:
-    """What `call` returns, tried again where the fault may pass; raises as `Patience.wait`."""
+    """What `call` returns, tried again where the fault may pass.
+
+    Raises:
+        LocalLLMError: see `Patience.wait`.
+        OSError: of this machine, not of the network.
+    """
     while True:
         try:
             return call()
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
             # The library's errors are HTTP errors or OS errors, and for a name ValueErrors.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
             patience.wait(cause if isinstance(cause, Exception) else error)
             if stopped.is_set():

@@ -16,13 +16,12 @@ from huggingface_hub import constants, hf_hub_download, hf_hub_url
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
-from localllm.errors import LocalLLMError
 from localllm.files import replacing
-from localllm.hub.asking import Patience, patiently
+from localllm.hub.asking import MOST_TRIES, Patience, patiently
 from localllm.hub.listing import RemoteFile, list_repository
 from localllm.hub.partial import PartialFile, to_allocate
 from localllm.hub.references import Reference
-from localllm.hub.transfer import Download, Watch, damaged, fetch, require_space, verify
+from localllm.hub.transfer import Download, Watch, damaged, fetch, require_space, unwritten, verify
 
 T = TypeVar("T")
 
@@ -68,8 +67,7 @@ class Snapshot:
             paths = {file.path: self._link(file) for file in reversed(files)}
             self._point_revision()
         except OSError as error:
-            where = error.filename or self._folder
-            raise LocalLLMError(f"{where}: {error.strerror or error}") from error
+            raise unwritten(error, self._folder) from error
         return [PulledFile(paths[file.path], file.bytes, file.sha256) for file in files]
 
     def _fetch(self, files: Sequence[RemoteFile]) -> None:
@@ -101,23 +99,28 @@ class Snapshot:
                 for hash, file in missing.items()
             }
             fetch(self.repository.name, list(downloads.values()), build_hf_headers(), self._watch)
+            wrong = []
             for hash, download in downloads.items():
-                verify(self.repository.name, download, hash, self._watch)
-                download.part.finish(blobs / hash)
+                if verify(download, hash, self._watch):
+                    download.part.finish(blobs / hash)
+                else:
+                    wrong.append(download.name)
+            if wrong:
+                raise damaged(self.repository.name, ", ".join(wrong))
 
     def _link(self, file: RemoteFile) -> Path:
         """Give a file its name in the snapshot; a small one is downloaded first."""
-        path = Path(
-            self._ask(
-                lambda: hf_hub_download(
-                    self.repository.name,
-                    file.path,
-                    revision=self.repository.revision,
-                    endpoint=constants.ENDPOINT,
-                    cache_dir=self._cache,
-                )
+
+        def link() -> str:
+            return hf_hub_download(
+                self.repository.name,
+                file.path,
+                revision=self.repository.revision,
+                endpoint=constants.ENDPOINT,
+                cache_dir=self._cache,
             )
-        )
+
+        path = Path(self._ask(link, most=1))  # it tries again by itself
         if file.sha256 is None:
             self._verify_plain(path)
         return path
@@ -151,8 +154,8 @@ class Snapshot:
             self._watch.say("another program is downloading this: waiting for it")
             held.enter_context(WeakFileLock(path))
 
-    def _ask(self, call: Callable[[], T]) -> T:
-        patience = Patience(self._wanted.repository, self._stopped, self._watch.say)
+    def _ask(self, call: Callable[[], T], most: int = MOST_TRIES) -> T:
+        patience = Patience(self._wanted.repository, self._stopped, self._watch.say, most)
         return patiently(call, patience, self._stopped)
 
 

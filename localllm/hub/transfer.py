@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import threading
@@ -13,6 +14,7 @@ from typing import Protocol
 
 import httpx2
 from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, hf_raise_for_status
 
 from localllm.errors import LocalLLMError
@@ -21,7 +23,6 @@ from localllm.hub.partial import PartialFile
 from localllm.units import in_bytes
 
 _CONNECTIONS = 8
-_CHUNK = 2**20  # bytes written at once
 _SPARE = 64 * 2**20  # bytes that a download leaves free on the disk
 _TICK = 0.1  # seconds between two looks at how far it is
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -71,7 +72,8 @@ def fetch(
         watch: told how it goes.
 
     Raises:
-        LocalLLMError: the server does not give it, or the disk does not take it.
+        LocalLLMError: the server does not give it.
+        OSError: the disk does not take it.
     """
     for _ in range(MOST_TRIES):
         try:
@@ -83,17 +85,13 @@ def fetch(
     raise LocalLLMError(f"{what}: the connection breaks, and its server resumes no download")
 
 
-def verify(what: str, download: Download, sha256: str, watch: Watch) -> None:
-    """Compare a fetched file with the hash that was promised.
-
-    Raises:
-        LocalLLMError: it has another one; it is removed.
-    """
+def verify(download: Download, sha256: str, watch: Watch) -> bool:
+    """Whether a fetched file has the hash that was promised; it is removed where it has not."""
     part = download.part
     found = part.sha256(lambda done: watch.checked(download.name, done, part.size))
     if found != sha256:
         part.remove()
-        raise damaged(what, download.name)
+    return found == sha256
 
 
 def damaged(what: str, file: str) -> LocalLLMError:
@@ -102,6 +100,13 @@ def damaged(what: str, file: str) -> LocalLLMError:
         f"{what}: {file} arrived damaged: its hash is not the one that the server states",
         "it was removed; pull again, and if that does not help, blame the proxy or the mirror",
     )
+
+
+def unwritten(error: OSError, folder: Path) -> LocalLLMError:
+    """The error for a folder that does not take what was fetched."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    hint = "what was downloaded is kept: make room, and pull again" if full else ""
+    return LocalLLMError(f"{error.filename or folder}: {error.strerror or error}", hint)
 
 
 def require_space(folder: Path, need: int, hint: str) -> None:
@@ -167,7 +172,7 @@ def _fetch_segment(
         before = part.counts[segment]
         try:
             _read(download, segment, headers, stopped)
-        except (httpx2.TransportError, httpx2.HTTPStatusError) as error:
+        except (httpx2.TransportError, HfHubHTTPError) as error:
             if part.counts[segment] > before:
                 patience.refresh()
             patience.wait(error)
@@ -193,7 +198,7 @@ def _read(
                     f"{download.name}: {response.url.host} sends other bytes than it was asked for",
                     "a proxy or a mirror is at fault",
                 )
-        for chunk in response.iter_bytes(_CHUNK):
+        for chunk in response.iter_bytes():
             if stopped.is_set():
                 return
             part.write(segment, chunk)
@@ -207,8 +212,7 @@ def _raise(error: BaseException, what: str) -> None:
     if isinstance(error, LocalLLMError | _NoRangesError):
         raise error
     if isinstance(error, OSError) and not isinstance(error, httpx2.HTTPError):
-        hint = "what was downloaded is kept: make room, and pull again"
-        raise LocalLLMError(f"{what}: cannot be written: {error.strerror}", hint) from error
+        raise error
     if isinstance(error, Exception):
         raise explained(error, what) from error
     raise error

@@ -8,11 +8,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from localllm.cli import app
 from localllm.evaluate.synthetic import random_model
+from tests.hub.standin import StandIn
+
+if TYPE_CHECKING:
+    from tests.cli.hub_client import Client
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = "from localllm.cli.app import main; main()"
@@ -108,3 +113,29 @@ def localllm(
         return Result(code, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def client(
+    hub: StandIn,
+    localllm: Run,
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Client:
+    """`localllm` in front of a stand-in of the hub, with an empty cache."""
+    from huggingface_hub import constants
+
+    from tests.cli.hub_client import Client
+
+    home = tmp_path / "hf"
+    # Here the library has read its variables already.
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.setattr("localllm.hub.asking._FIRST_WAIT", 0.01)
+    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
+    own |= {f"XDG_{name}_HOME": str(tmp_path / name.lower()) for name in ("DATA", "CONFIG")}
+    return Client(hub, localllm, environment | own, tmp_path)

@@ -1,0 +1,94 @@
+"""`localllm pull` of a repository that holds a checkpoint, and what a person is asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pexpect
+import pytest
+
+from tests.cli.conftest import CODE
+from tests.cli.hub_client import Client, content
+from tests.hub.standin import Repo
+
+NAME = "user/model"
+TINY = Path(__file__).resolve().parents[2] / "localllm" / "assets" / "tiny-chat.gguf"
+FILES = {
+    "config.json": b'{"architectures": []}',
+    "tokenizer.json": content(9000, 1),
+    "tokenizer_config.json": b"{}",
+    "chat_template.jinja": b"{{ messages }}",
+    "model-00001-of-00002.safetensors": content(5000, 2),
+    "model-00002-of-00002.safetensors": content(6000, 3),
+    "model.safetensors.index.json": b"{}",
+    "1_Pooling/config.json": b"{}",
+}
+OTHERS = {
+    "consolidated.safetensors": content(11_000, 4),
+    "onnx/model.onnx": b"no",
+    "pytorch_model.bin": b"no",
+    "README.md": b"# no",
+}
+
+
+def test_a_checkpoint_is_converted(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.hub.repos[NAME] = Repo(FILES | OTHERS)
+    calls: list[tuple[str, dict[str, bytes]]] = []
+
+    def convert_checkpoint(folder: Path, output: Path, *, type: str = "F16") -> None:
+        found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        calls.append((type, {name: path.read_bytes() for name, path in found.items()}))
+        output.write_bytes(TINY.read_bytes())
+
+    converter = ModuleType("localllm.convert")
+    converter.convert_checkpoint = convert_checkpoint  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "localllm.convert", converter)
+    result = client("pull", NAME, "--json")
+    assert result.code == 0, result.error
+    document = json.loads(result.out)
+    assert document["name"] == f"{NAME}:F16"
+    assert document["revision"] == client.hub.repos[NAME].sha
+    assert calls == [("F16", FILES)]
+    assert json.loads(client("show", NAME, "--json").out)["path"] == document["path"]
+    assert client("pull", NAME).code == 0
+    assert len(calls) == 1  # it is there
+    assert client("pull", f"{NAME}:bf16").code == 0
+    assert calls[1][0] == "BF16"
+    wrong = client("pull", f"{NAME}:Q4_K_M")
+    assert wrong.code == 2
+    assert "has no Q4_K_M, but safetensors" in wrong.error
+    assert client("rm", f"{NAME}:BF16", "--yes").code == 0
+
+
+def test_small_files_are_verified_too(client: Client) -> None:
+    client.hub.repos[NAME] = Repo(FILES)
+    client.hub.faults.corrupt = 1  # of every file, also of those that git keeps
+    for _ in range(2):
+        result = client("pull", NAME)
+        assert result.code == 1
+        assert "arrived damaged" in result.error
+    assert not any(path.name == "config.json" for path in client.visible())
+
+
+def test_what_is_asked_on_a_terminal(client: Client) -> None:
+    name = "user/model-GGUF"
+    client.hub.repos[name] = Repo({"m-Q8_0.gguf": content(20), "m-F16.gguf": TINY.read_bytes()})
+    arguments = ["-c", CODE, "run", name, "Hello!", "--max-tokens", "3", "--temperature", "0"]
+    child = pexpect.spawn(
+        sys.executable,
+        arguments,
+        env=client.environment | {"TERM": "xterm"},  # type: ignore[arg-type]
+        cwd=str(client.folder),
+        timeout=60,
+        encoding="utf-8",
+    )
+    child.expect(r"user/model-GGUF is not here.* Download it\? \[Y/n\]")
+    child.sendline("y")
+    child.expect(r"1  Q8_0 +20 bytes\s+2  F16 +11\.7 MB\s+Which one of user/model-GGUF\? \[1-2\]")
+    child.sendline("f16")
+    child.expect("Hello! How")
+    child.expect(pexpect.EOF)
+    assert client("rm", f"{name}:F16", "--yes").code == 0
