@@ -100,7 +100,7 @@ def as_api_error(error: BaseException) -> ApiError:
 
 def response(error: BaseException, path: str) -> JSON:
     """The HTTP response to a failure on a path, in the form of the path's API."""
-    found = as_api_error(error).renamed(_NAMES.get(path, {}))
+    found = as_api_error(error)
     headers = {"Retry-After": str(RETRY_SECONDS)} if found.status == 503 else {}
     if found.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -112,7 +112,8 @@ def install(app: FastAPI) -> None:
     """Let every failure of the app's routes be answered in the form of its API."""
 
     async def failed(request: Request, error: Exception) -> JSON:
-        return response(error, request.url.path)
+        path = request.url.path
+        return response(as_api_error(error).renamed(_NAMES.get(path, {})), path)
 
     async def invalid(request: Request, error: Exception) -> JSON:
         assert isinstance(error, RequestValidationError)

@@ -65,12 +65,12 @@ def test_adapters(server, file):
     assert server.ask("m:a").status_code == 404
     loaded = server.change("load", lora_name="m:a", lora_path=str(file))
     assert loaded.json()["adapters"] == ["a"]
-    listed = httpx.get(f"{server.url}/v1/models").json()["data"]
+    listed = httpx.get(f"{server.url}/v1/models", timeout=30).json()["data"]
     assert [(one["id"], one.get("parent")) for one in listed] == [("m", None), ("m:a", "m")]
     adapted = server.text("m:a")
     assert adapted != plain == server.text("m")
     assert server.ask("m:a", "/v1/embeddings", input="x").status_code == 400
-    httpx.post(f"{server.url}/admin/stop", json={"model": "m"})
+    httpx.post(f"{server.url}/admin/stop", json={"model": "m"}, timeout=30)
     assert server.text("m:a") == adapted  # loaded again, with its adapter
     assert server.change("load", lora_name="a", lora_path=str(file)).status_code == 400
     assert server.change("unload", lora_name="a").json()["adapters"] == []
@@ -119,7 +119,7 @@ def test_what_is_no_adapter(server, tmp_path, make: Callable[[Path], Path | str]
 def test_what_is_no_name_of_an_adapter(server, file, name):
     refused = server.change("load", lora_name=name, lora_path=str(file))
     assert refused.status_code == 400
-    assert len(httpx.get(f"{server.url}/v1/models").json()["data"]) == 1
+    assert len(httpx.get(f"{server.url}/v1/models", timeout=30).json()["data"]) == 1
     assert server.ask("m:").status_code == 404
 
 
@@ -133,7 +133,7 @@ def test_an_adapter_is_a_models_and_not_an_adapters(server, file):
 def test_an_adapter_whose_file_is_gone_can_be_unloaded(server, file):
     """Else the model could not be loaded any more."""
     server.change("load", lora_name="a", lora_path=str(file))
-    httpx.post(f"{server.url}/admin/stop", json={"model": "m"})
+    httpx.post(f"{server.url}/admin/stop", json={"model": "m"}, timeout=30)
     file.unlink()
     failed = server.ask("m")
     assert failed.status_code == 500
