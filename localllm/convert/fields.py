@@ -106,8 +106,12 @@ def read_json(path: Path) -> Any:
     file = MappedFile(path)
     if file.data.size > _MOST_JSON:
         raise ModelFileError(f"{path}: {file.data.size} bytes are too many for a file of its kind")
+    data = file.data.tobytes()
     try:
-        return json.loads(file.data.tobytes())
+        value = json.loads(data)
+        if b"\\ud" in data.lower():  # half of a character is no text that could be written
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: is not JSON: {shown(str(error))}") from None
 

@@ -214,6 +214,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an id of text": ({"tokenizer": changed("model.vocab", {"a": "3"})}, "id 3 is beyond"),
     "a far id": ({"tokenizer": changed("model.vocab", {"a": 1 << 40})}, "is beyond the 270 rows"),
     "an id below": ({"tokenizer": changed("model.vocab", {"a": -1})}, "is beyond"),
+    "half a character": ({"tokenizer": changed("model.vocab", {"\ud800": 3})}, "is not JSON"),
     "an id twice": ({"tokenizer": changed("model.vocab", {"a": 1, "b": 1})}, "two tokens"),
     "merges of three": ({"tokenizer": changed("model.merges", ["a b c"])}, "no pair of tokens"),
     "merges of numbers": ({"tokenizer": changed("model.merges", [[1, 2]])}, "no pair of tokens"),
