@@ -49,7 +49,10 @@ def command(
     *,
     output: OutputOptions,
 ) -> None:
-    """Turn texts into vectors, one a line: the nearer the meanings, the nearer the vectors."""
+    """Turn texts into vectors.
+
+    Every vector is a line; the nearer two meanings, the larger the product of their vectors.
+    """
     from localllm.engine.embedding import POOLINGS, Embedding, default_pooling, shortened
 
     if pooling is not None and pooling not in POOLINGS:

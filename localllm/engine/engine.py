@@ -25,7 +25,7 @@ from localllm.engine.sequence import Sequence, Stats, Token
 from localllm.engine.stepping import Stepper
 from localllm.errors import ContextFullError, UsageError
 from localllm.gguf import GGUFFile
-from localllm.models.config import ModelConfig
+from localllm.models.config import ModelConfig, require_generating
 from localllm.models.registry import load_definition
 from localllm.ops.packed import PackedCache
 from localllm.tokenize import StreamingDetokenizer, Tokenizer, load_tokenizer
@@ -385,15 +385,6 @@ class Engine:
                 "the answer included",
                 hint,
             )
-
-
-def require_generating(file: GGUFFile, config: ModelConfig) -> None:
-    """Raises UsageError where a model makes vectors of texts and generates none."""
-    if not config.causal:
-        raise UsageError(
-            f"{file.path.name}: an embedding model ({config.arch}): it generates no text",
-            "`localllm embed` and /v1/embeddings take it",
-        )
 
 
 def require_drafts(device: str, kv_cache: bool) -> None:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from localllm.engine import memory
 from localllm.engine.batch import Batch
-from localllm.engine.engine import require_generating
 from localllm.engine.machine import available_memory
 from localllm.engine.pages import PAGE_SIZE
 from localllm.engine.runner import NativeRunner
@@ -21,6 +20,7 @@ from localllm.engine.scheduler import STEP_TOKENS
 from localllm.errors import LocalLLMError, UsageError
 from localllm.gguf import GGUFFile
 from localllm.models import load_definition
+from localllm.models.config import require_generating
 from localllm.ops.packed import PackedCache
 
 Tokens = npt.NDArray[np.int32]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from localllm.errors import ModelFileError
+from localllm.errors import ModelFileError, UsageError
 from localllm.gguf import GGUFFile
 
 _MANY = 1 << 24
@@ -96,6 +96,15 @@ class ModelConfig:
     attention_scale: float = 1.0
     logit_softcap: float | None = None
     causal: bool = True
+
+
+def require_generating(file: GGUFFile, config: ModelConfig) -> None:
+    """Raises UsageError where a model makes vectors of texts and generates none."""
+    if not config.causal:
+        raise UsageError(
+            f"{file.path.name}: an embedding model ({config.arch}): it generates no text",
+            "`localllm embed` and /v1/embeddings take it",
+        )
 
 
 class Keys:

@@ -15,6 +15,7 @@ def model(weights=4 * GIB, context_length=131_072):
     config = SimpleNamespace(
         layers=32,
         kv_heads=8,
+        causal=True,
         head_dim=128,
         heads=32,
         width=4096,
