@@ -24,9 +24,9 @@ COMMANDS = {
     "serve": "Serve models to other programs, the way OpenAI does.",
     "ps": "Show the models of the running servers.",
     "stop": "Unload a model of a running server; without MODEL, end the server.",
-    "eval": "Measure the perplexity of a model, and how far it is from a base model.",
-    "fit": "Predict speed and memory of a model before it is downloaded.",
-    "report": "Measure quality, speed and memory of a model's quantisations, and choose one.",
+    "eval": "Measure a model's perplexity, and how far it is from a base model.",
+    "fit": "Predict the speed and memory of a model that need not be here.",
+    "report": "Measure a model's quantisations, and say which one to take.",
     "bench": "Measure the speed of a model on this machine.",
     "doctor": "Describe this machine, and what of it is used.",
 }
