@@ -31,7 +31,10 @@ def command(
     *,
     output: OutputOptions,
 ) -> None:
-    """Predict speed and memory of each quantisation of a model that need not be here."""
+    """Predict the speed and memory of a model that need not be here.
+
+    Of each quantisation, from random weights of the model's shape.
+    """
     from localllm.compress.mixes import mix_named
     from localllm.engine.machine import available_memory, kernels
     from localllm.evaluate.choice import Option, recommend_predicted

@@ -63,7 +63,10 @@ def command(
     *,
     output: OutputOptions,
 ) -> None:
-    """Measure quality, speed and memory of a model's quantisations, and say which one to take."""
+    """Measure a model's quantisations, and say which one to take.
+
+    Quality against the largest, size, speed, time to the first token and memory.
+    """
     from localllm.evaluate.accuracy import EvalPlan
     from localllm.evaluate.history import History
     from localllm.evaluate.report import report
