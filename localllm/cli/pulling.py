@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from localllm.cli.loading import find
 from localllm.errors import LocalLLMError, UsageError
-from localllm.hub.folders import hugging_face_cache
 from localllm.hub.names import LocalModel, NotHereError, downloadable
 from localllm.terminal import one_line
 from localllm.units import in_bytes
@@ -45,7 +44,6 @@ def pull_model(name: str, fit: bool) -> Pulled:
         UsageError: the name is none, or several quantisations are left to choose from.
         LocalLLMError: the download failed; says whether it can be gone on with.
     """
-    hugging_face_cache()  # says so where the library cannot read its variables
     wanted, default = downloadable(name)
 
     from localllm.hub.pull import pull
