@@ -11,6 +11,7 @@ import typer
 
 from localllm.cli.options import OutputOptions, with_options
 from localllm.errors import LocalLLMError
+from localllm.hub.folders import hugging_face_cache
 from localllm.hub.names import NotHereError
 from localllm.terminal import one_line
 from localllm.units import in_bytes
@@ -46,6 +47,7 @@ def command(
     HF_ENDPOINT names a mirror, HF_HUB_CACHE another folder.
     """
     start = time.perf_counter()
+    hugging_face_cache()  # says so where the library cannot read its variables
     try:
         pulled = _here(name) if offline or _is_offline() else _pull(name, fit)
     except KeyboardInterrupt:

@@ -71,7 +71,8 @@ class Sampling(Body):
             given["repeat_penalty"] = self.repetition_penalty
         if self.logit_bias is not None:
             given["logit_bias"] = _biases(self.logit_bias)
-        given["max_tokens"] = None if self.limit == -1 else self.limit
+        if self.limit is not None:
+            given["max_tokens"] = None if self.limit == -1 else self.limit
         if self.stops is not None:
             if len(self.stops) > MOST_STOPS and not isinstance(self.stops, str):
                 text = f"stop: {len(self.stops)} texts, {MOST_STOPS} are the most"
