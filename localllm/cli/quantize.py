@@ -15,7 +15,8 @@ from localllm.cli.loading import find, progress
 from localllm.cli.options import EngineOptions, OutputOptions, Threads, with_options
 from localllm.cli.settings import settle
 from localllm.errors import ModelFileError, UsageError
-from localllm.hub.names import LocalModel, quantisation_of
+from localllm.hub.names import LocalModel
+from localllm.hub.references import quantisation_of
 from localllm.units import in_bytes
 
 if TYPE_CHECKING:
