@@ -7,6 +7,7 @@ import torch
 from localllm.engine.batch import Batch
 from localllm.engine.runner import NativeRunner
 from localllm.errors import ModelFileError
+from localllm.evaluate.synthetic import random_model
 from localllm.gguf import GGUFFile, TensorInfo, quant_type
 from localllm.models import load_definition
 from localllm.ops import eager
@@ -161,13 +162,10 @@ def test_segments_and_some_biases_may_be_absent(file):
     assert worst(np.concatenate(hidden_of(model, texts)), reference.numpy()) <= 1e-5
 
 
-def test_other_architectures_may_see_both_ways():
-    from tests.models.test_transformers import gguf_tensors, peer
-    from tests.models.test_transformers import metadata as decoder_metadata
-
-    model = peer("Qwen2")
-    keys = decoder_metadata("qwen2", attention__causal=False)
-    model = load_definition(memory_file(keys, gguf_tensors(model)))
+def test_other_architectures_may_see_both_ways(tmp_path):
+    keys = {"qwen2.attention.causal": False}
+    path = random_model(tmp_path / "m.gguf", "qwen2", weight_type="F32", metadata=keys)
+    model = load_definition(GGUFFile.open(path))
     texts = texts_of(model.config.vocab)
     reference = eager.run(model, torch.tensor(np.concatenate(texts)), lengths=LENGTHS)["hidden"]
     assert worst(np.concatenate(hidden_of(model, texts)), reference.numpy()) <= 1e-5
