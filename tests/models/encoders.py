@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from localllm.gguf import GGUFFile, dequantize, quant_type, write_gguf
+from localllm.gguf import write_gguf
 from tests.tokenize.building import word_piece
 
 LAYERS, WIDTH, HEADS, FFN, CONTEXT, SEGMENTS = 3, 48, 3, 80, 96, 2
@@ -99,54 +99,4 @@ def random_bert(path, seed=0, **shape):
     sizes = {key: value for key, value in shape.items() if key != "heads"}
     tensors = random_tensors(seed, vocab=len(words["tokenizer.ggml.tokens"]), **sizes)
     write_gguf(path, metadata(**shape) | words, tensors)
-    return path
-
-
-def minilm(path, checkpoint):
-    """Writes a checkpoint folder of a BERT model as a file; returns the transformers model."""
-    import transformers
-
-    model = transformers.BertModel.from_pretrained(checkpoint).float().eval()
-    c = model.config
-    shape = {
-        "layers": c.num_hidden_layers,
-        "width": c.hidden_size,
-        "heads": c.num_attention_heads,
-        "ffn": c.intermediate_size,
-        "context": c.max_position_embeddings,
-    }
-    words = (checkpoint / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    special = {word for word in words if word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
-    tokens = [
-        word if word in special else word[2:] if word.startswith("##") else "▁" + word
-        for word in words
-    ]
-    fields = {
-        "model": "bert",
-        "tokens": tokens,
-        "token_type": np.array([3 if word in special else 1 for word in words], np.int32),
-        "unknown_token_id": words.index("[UNK]"),
-        "bos_token_id": words.index("[CLS]"),
-        "seperator_token_id": words.index("[SEP]"),
-        "padding_token_id": words.index("[PAD]"),
-    }
-    keys = metadata(**shape) | {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
-    write_gguf(path, keys, tensors_of(model))
-    return model
-
-
-def quantised(source, path, kind):
-    """Writes a model file again, its matrices stored as `kind`; returns its path."""
-    from gguf import GGMLQuantizationType, quants
-
-    file = GGUFFile.open(source)
-    tensors = {}
-    for name, tensor in file.tensors.items():
-        values = dequantize(tensor.data, tensor.type, tensor.shape)
-        if name.startswith("blk.") and len(tensor.shape) == 2:
-            stored = quants.quantize(values, GGMLQuantizationType[kind])
-            tensors[name] = (stored.reshape(-1).view(np.uint8), quant_type(kind), tensor.shape)
-        else:
-            tensors[name] = values
-    write_gguf(path, file.metadata, tensors)
     return path

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from localllm.convert import convert_checkpoint
 from localllm.engine.embedding import Embedding, shortened
 from localllm.engine.engine import Engine
-from tests.models.encoders import minilm, quantised
 
 pytest.importorskip("localllm._native")
 pytest.importorskip("transformers", minversion="5.0")
@@ -32,8 +32,10 @@ def checkpoint():
 @pytest.fixture(scope="module")
 def trained(checkpoint, tmp_path_factory):
     """The model as a file, and as transformers has it."""
+    transformers = pytest.importorskip("transformers")
     path = tmp_path_factory.mktemp("models") / "minilm.gguf"
-    return path, minilm(path, checkpoint)
+    convert_checkpoint(checkpoint, path, type="F32")
+    return path, transformers.BertModel.from_pretrained(checkpoint).float().eval()
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +77,9 @@ def embedded(path, texts):
 
 
 @pytest.mark.parametrize(("kind", "least"), [("F32", 0.9999), ("Q8_0", 0.995)])
-def test_sentences(trained, sentences, expected, tmp_path, kind, least):
-    path = trained[0]
-    if kind != "F32":
-        path = quantised(path, tmp_path / "quantised.gguf", kind)
+def test_sentences(checkpoint, sentences, expected, tmp_path, kind, least):
+    path = tmp_path / "model.gguf"
+    convert_checkpoint(checkpoint, path, type=kind)
     cosines = (embedded(path, sentences).astype(np.float64) * expected).sum(1)
     print(kind, "cosine at least", cosines.min(), "mean", cosines.mean())
     assert cosines.min() >= least
