@@ -147,8 +147,8 @@ def _fetch(
     for thread in threads:
         thread.start()
     try:
-        while any(thread.is_alive() for thread in threads):
-            next(thread for thread in threads if thread.is_alive()).join(_TICK)
+        while alive := [thread for thread in threads if thread.is_alive()]:
+            alive[0].join(_TICK)
             while said:
                 watch.say(said.popleft())
             for download in downloads:
