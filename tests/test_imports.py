@@ -20,7 +20,8 @@ LAYERS = [
     {"models", "decoding"},
     {"chat", "engine", "hub"},
     {"server", "compress", "convert", "evaluate"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 TORCH_ALLOWED = {"ops/eager.py", "engine/eager_runner.py", "engine/runner.py"}
