@@ -85,11 +85,11 @@ def metadata(*, layers=LAYERS, width=WIDTH, heads=HEADS, ffn=FFN, context=CONTEX
     }
 
 
-def vocabulary(pieces=None):
+def vocabulary():
     """Letters, digits and some words."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,?!"
     words = ("▁the", "▁fox", "▁dog", "▁over", "ing", "ed")
-    pieces = [*(f"▁{one}" for one in letters), *letters, *words] if pieces is None else pieces
+    pieces = [*(f"▁{one}" for one in letters), *letters, *words]
     return {f"tokenizer.ggml.{key}": value for key, value in word_piece(pieces).items()}
 
 
