@@ -29,6 +29,11 @@ class Delivery:
     tokens: list[Token]
     error: BaseException | None
 
+    @property
+    def last(self) -> bool:
+        """Whether the sequence has ended with it."""
+        return self.error is not None or self.tokens[-1].finish_reason is not None
+
 
 class Worker:
     """Runs many sequences through one engine, all of them in every step.
@@ -153,7 +158,7 @@ class Worker:
             tokens = list(sequence.outbox)
             sequence.outbox.clear()
             deliveries.append(Delivery(sequence, tokens, sequence.error))
-            if sequence.error is not None or tokens[-1].finish_reason is not None:
+            if deliveries[-1].last:
                 with self._changed:
                     self._forget(sequence)
         if deliveries:

@@ -116,14 +116,14 @@ def create_app(
     errors.install(app)
     app.include_router(router)
     for part in (
-        page,
-        model_list,
-        chat_completions,
+        chat_completions,  # what is asked most often stands first: they are tried in turn
         completions,
         responses,
         messages,
         embeddings,
         tokenization,
+        model_list,
+        page,
         admin,
     ):
         app.include_router(part.router)

@@ -233,9 +233,13 @@ class Service:
         """Hand out what a step brought; who waits for it runs, and sends it, right afterwards."""
         for delivery in deliveries:
             inbox = self._inboxes.get(id(delivery.sequence))
-            if inbox is not None:
-                self._metrics.arrived(delivery.sequence, len(delivery.tokens))
-                inbox.put_nowait(delivery)
+            if inbox is None:
+                continue
+            self._metrics.arrived(delivery.sequence, len(delivery.tokens))
+            inbox.put_nowait(delivery)
+            if delivery.last:
+                del self._inboxes[id(delivery.sequence)]
+                self._metrics.end(delivery.sequence)
         self._loop.call_soon(self._sent.set)
 
 

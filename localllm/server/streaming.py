@@ -35,17 +35,25 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
     Raises:
         ClientGoneError: it has.
     """
-    task = asyncio.ensure_future(work)
+    here = asyncio.current_task()
+    assert here is not None, "no task is running"
+    waiting = True
+
+    def leave(_: asyncio.Future[None]) -> None:
+        if waiting:
+            here.cancel()
+
     gone = asyncio.ensure_future(_disconnect(receive))
+    gone.add_done_callback(leave)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGoneError
+        return await work
+    except asyncio.CancelledError:
+        if gone.done():
+            raise ClientGoneError from None
+        raise
     finally:
-        for pending in (task, gone):
-            pending.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        waiting = False
+        gone.cancel()
 
 
 @dataclass(frozen=True)
