@@ -46,14 +46,14 @@ async def load(asked: LoadRequest, request: Request) -> dict[str, Any]:
     """Load a model; answers when it is."""
     service = await find_service(request, asked.model, asked.keep_alive)
     models: Models = request.app.state.models
-    return models.find(service.name).describe()
+    return models.slots[service.name].describe()
 
 
 @router.post("/stop")
 async def stop(asked: StopRequest, request: Request) -> dict[str, Any]:
     """Unload a model: see `Models.unload`."""
     models: Models = request.app.state.models
-    slot = models.find(asked.model)
+    slot, _ = models.find(asked.model)
     await models.unload(slot)
     return slot.describe()
 
@@ -102,8 +102,8 @@ def _adapter(asked: AdapterRequest, request: Request) -> tuple[Slot, str]:
     """The model that is meant, and the name of its adapter."""
     models: Models = request.app.state.models
     base, _, name = asked.lora_name.rpartition(":")
-    slot = models.find(base or None)
-    if base and base not in models.slots:
+    slot, adapter = models.find(base or None)
+    if adapter is not None:
         raise ApiError(400, f"lora_name: {base[:100]!r} has an adapter already", "lora_name")
     return slot, name
 

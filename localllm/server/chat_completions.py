@@ -34,7 +34,7 @@ class ChatReply:
     def __init__(self, service: Service, asked: ChatRequest) -> None:
         self._asked = asked
         self._tokenizer = service.engine.tokenizer
-        self._head = head("chatcmpl-") | {"model": service.name}
+        self._head = head("chatcmpl-", service, asked)
         self._calls = [0] * asked.n  # made so far, by answer
         self._turn = TurnAnswers(
             service,

@@ -36,7 +36,7 @@ class Continuations:
     def __init__(self, service: Service, asked: CompletionRequest) -> None:
         self._asked = asked
         self._tokenizer = service.engine.tokenizer
-        self._head = head("cmpl-") | {"object": "text_completion", "model": service.name}
+        self._head = head("cmpl-", service, asked) | {"object": "text_completion"}
         self.answers = service.prepare(
             [self._ids(prompt) for prompt in asked.prompts],
             asked.params(service.recommended),

@@ -78,7 +78,7 @@ async def embeddings(asked: EmbeddingRequest, request: Request) -> Response:
     vectors = await unless_gone(request.receive, service.embed(texts, pooling))
     vectors = shortened(vectors, asked.dimensions, asked.normalize)
     counts = {"prompt_tokens": (total := sum(map(len, texts))), "total_tokens": total}
-    head = {"object": "list", "model": service.name, "usage": counts}
+    head = {"object": "list", "model": asked.model or service.name, "usage": counts}
     content = await asyncio.to_thread(_written, head, vectors, asked.encoding_format)
     return Response(content, media_type="application/json")
 

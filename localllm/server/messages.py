@@ -60,11 +60,12 @@ class MessagesReply:
         self._turn = TurnAnswers(service, asked.turn(service.recommended))
         self.answers = self._turn.answers
         self._blocks = Blocks()
+        start = head("msg_", service, asked)
         self._frame = {
-            "id": head("msg_")["id"],
+            "id": start["id"],
             "type": "message",
             "role": "assistant",
-            "model": service.name,
+            "model": start["model"],
         }
 
     async def document(self) -> dict[str, Any]:

@@ -30,8 +30,8 @@ async def models(request: Request) -> dict[str, Any]:
 async def model(name: str, request: Request) -> dict[str, Any]:
     """One of them."""
     served: Models = request.app.state.models
-    slot = served.find(name)
-    return _described(slot, served.created, served.split(name)[1])
+    slot, adapter = served.find(name)
+    return _described(slot, served.created, adapter)
 
 
 def _described(slot: Slot, created: int, adapter: str | None) -> dict[str, Any]:

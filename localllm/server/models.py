@@ -54,8 +54,8 @@ class Models:
         self._tasks: set[asyncio.Task[None]] = set()
         metrics.watch(self._engines)
 
-    def find(self, name: str | None) -> Slot:
-        """The model of a name; without a name the only one.
+    def find(self, name: str | None) -> tuple[Slot, str | None]:
+        """The model of a name, without a name the only one, and the adapter that is meant with it.
 
         A name may be that of a model with one of its adapters, `base:adapter`.
 
@@ -63,38 +63,31 @@ class Models:
             ApiError: there is none of that name.
         """
         if name is None and len(self.slots) == 1:
-            return next(iter(self.slots.values()))
+            return next(iter(self.slots.values())), None
         served = ", ".join(map(repr, self.slots))
         if name is None:
             raise ApiError(400, f"model: several are served, name one: {served}", "model")
-        base, adapter = self.split(name)
-        slot = self.slots.get(base)
-        if slot is None or (adapter is not None and adapter not in slot.adapters):
-            shown = name if len(name) <= 100 else name[:100] + "…"
-            raise ApiError(
-                404, f"model {shown!r} is not served here; {served}", "model", "model_not_found"
-            )
-        return slot
-
-    def split(self, name: str) -> tuple[str, str | None]:
-        """The model and the adapter that a name means; None: the model alone."""
+        if name in self.slots:
+            return self.slots[name], None
         base, _, adapter = name.rpartition(":")
-        return (base, adapter) if name not in self.slots and base in self.slots else (name, None)
+        if base in self.slots and adapter in self.slots[base].adapters:
+            return self.slots[base], adapter
+        shown = name if len(name) <= 100 else name[:100] + "…"
+        raise ApiError(
+            404, f"model {shown!r} is not served here; {served}", "model", "model_not_found"
+        )
 
     @asynccontextmanager
-    async def use(
-        self, name: str | None, keep_alive: float | None = None
-    ) -> AsyncIterator[Service]:
+    async def use(self, slot: Slot, keep_alive: float | None = None) -> AsyncIterator[Service]:
         """A loaded model, which stays loaded inside this block.
 
         Args:
-            name: see `find`.
+            slot: the model.
             keep_alive: seconds that it is to stay afterwards, from now on; None: as it was.
 
         Raises:
-            ApiError: there is none of that name, or it cannot be loaded.
+            ApiError: it cannot be loaded.
         """
-        slot = self.find(name)
         slot.holders += 1  # before anything is waited for: from now on it is not unloaded
         slot.requests += 1
         try:
@@ -257,9 +250,9 @@ async def find_service(
     record = current_record()
     assert record is not None, "no request is being answered"
     stays = None if keep_alive is None else keep_alive_seconds(keep_alive)
-    service = await record.leases.enter_async_context(models.use(name, stays))
+    slot, record.adapter = models.find(name)
+    service = await record.leases.enter_async_context(models.use(slot, stays))
     record.model = service.name
-    record.adapter = None if name is None else models.split(name)[1]
     return service
 
 

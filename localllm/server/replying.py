@@ -52,6 +52,10 @@ async def respond(
         reply.answers.close()
 
 
-def head(prefix: str) -> dict[str, Any]:
-    """What every object of one response begins with; its id has the prefix."""
-    return {"id": prefix + uuid.uuid4().hex, "created": int(time.time())}
+def head(prefix: str, service: Service, asked: Sampling) -> dict[str, Any]:
+    """What every object of one response begins with; its id has the prefix.
+
+    The model has the name that it was asked for by, which may be that of an adapter.
+    """
+    name = asked.model or service.name
+    return {"id": prefix + uuid.uuid4().hex, "created": int(time.time()), "model": name}

@@ -48,13 +48,13 @@ class ResponsesReply:
         self._turn = TurnAnswers(service, turn)
         self.answers = self._turn.answers
         self._blocks = Blocks()
-        start = head("resp_")
+        start = head("resp_", service, asked)
         sampled = turn.params.resolved()
         self._frame = _told_back(asked) | {
             "id": start["id"],
             "object": "response",
             "created_at": start["created"],
-            "model": service.name,
+            "model": start["model"],
             "temperature": sampled.temperature,
             "top_p": sampled.top_p,
         }

@@ -78,6 +78,22 @@ def test_adapters(server, file):
     assert server.change("unload", lora_name="a").status_code == 400
 
 
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        ("chat/completions", {"messages": HELLO}),
+        ("completions", {"prompt": "x"}),
+        ("responses", {"input": "x"}),
+        ("messages", {"messages": HELLO}),
+    ],
+)
+def test_an_answer_says_which_adapter_made_it(server, file, path, body):
+    server.change("load", lora_name="m:a", lora_path=str(file))
+    limit = "max_output_tokens" if path == "responses" else "max_tokens"
+    answer = server.ask("m:a", f"/v1/{path}", **body, **{limit: 1}).json()
+    assert answer["model"] == "m:a"
+
+
 def _of_another_model(folder: Path) -> Path:
     return write_adapter(folder / "other.gguf", random_pairs(PATH), "qwen3")
 
