@@ -12,6 +12,7 @@ namespace localllm {
 
 enum class CacheType : uint8_t { f16, int8 };
 
+constexpr int kMaxHeadDim = 512;
 constexpr int kPageTokens = 32;
 constexpr int kExtentPages = 16;
 

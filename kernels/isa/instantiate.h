@@ -5,6 +5,7 @@
 
 #include "attention/attend.h"
 #include "attention/attend_both_ways.h"
+#include "attention/store.h"
 #include "gemm/panel.h"
 #include "gemm/quantise.h"
 #include "gemm/slab.h"

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "attention/attend.h"
 #include "attention/attend_both_ways.h"
+#include "attention/splits.h"
 #include "gemm/activations.h"
 #include "gemm/slab.h"
 #include "isa/elementwise.h"

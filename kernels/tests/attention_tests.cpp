@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attention/attend.h"
+#include "attention/splits.h"
 #include "isa/kernels.h"
 #include "tests/testing.h"
 
