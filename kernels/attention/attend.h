@@ -35,8 +35,8 @@ inline void attend_split(const Attend& a, const Queries<type, rows>& queries, co
                 V::prefetch_far(pages.values[page] + scales + 64 * line);
                 V::prefetch_far(pages.next[page] + scales + 64 * line);
             }
-        if constexpr (type == CacheType::f16)
-            score_f16<V, rows>(pages.keys[page], pages.values[page], queries.q, head_dim, to);
+        if constexpr (type != CacheType::int8)
+            score_numbers<V, type, rows>(pages.keys[page], pages.values[page], queries.q, head_dim, to);
         else
             score_int8<V, rows>(pages.keys[page], pages.values[page], queries.q8, queries.scale, queries.seed, head_dim,
                                 to);
@@ -91,8 +91,8 @@ inline void attend_split(const Attend& a, const Queries<type, rows>& queries, co
     auto gather = [&](auto vectors) {
         constexpr int n = decltype(vectors)::value;
         for (; at + n * V::lanes <= head_dim; at += n * V::lanes)
-            if constexpr (type == CacheType::f16)
-                gather_f16<V, rows, n>(pages, tokens, head_dim, scores, at, parts);
+            if constexpr (type != CacheType::int8)
+                gather_numbers<V, type, rows, n>(pages, tokens, head_dim, scores, at, parts);
             else
                 gather_int8<V, rows, n>(pages, tokens, head_dim, high, low, unit, at, parts);
     };

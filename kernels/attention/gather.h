@@ -5,26 +5,29 @@
 #include <cstdint>
 
 #include "attention/splits.h"
+#include "attention/store.h"
 
 namespace localllm {
 
-// Sums of the values of half precision, weighted: `wide` feature vectors of all rows from feature `at`.
-template <class V, int rows, int wide>
-inline void gather_f16(const SplitPages& pages, int tokens, int head_dim, const float* weights, int at, float* parts) {
+// Sums of the values, weighted: `wide` feature vectors of all rows from feature `at`.
+template <class V, CacheType type, int rows, int wide>
+inline void gather_numbers(const SplitPages& pages, int tokens, int head_dim, const float* weights, int at,
+                           float* parts) {
+    constexpr int bytes = number_bytes(type);
     typename V::F sum[wide][rows];
     for (auto& w : sum)
         for (auto& s : w) s = V::zero();
     for (int page = 0; page < pages.count; ++page) {
-        const uint8_t* values = pages.values[page] + static_cast<size_t>(at) * 2;
-        const uint8_t* next = pages.next[page] + static_cast<size_t>(at) * 2;
+        const uint8_t* values = pages.values[page] + static_cast<size_t>(at) * bytes;
+        const uint8_t* next = pages.next[page] + static_cast<size_t>(at) * bytes;
         const float* weight = weights + page * kPageTokens;
         const int count = tokens - page * kPageTokens < kPageTokens ? tokens - page * kPageTokens : kPageTokens;
         for (int t = 0; t < count; ++t) {
-            const size_t row = static_cast<size_t>(t) * head_dim * 2;
+            const size_t row = static_cast<size_t>(t) * head_dim * bytes;
             for (int w = 0; w < wide; ++w) {
-                const size_t vector = row + 2 * w * V::lanes;
-                if (2 * w * V::lanes % 64 == 0) V::prefetch_far(next + vector);
-                const auto v = V::load_f16(values + vector);
+                const size_t vector = row + bytes * w * V::lanes;
+                if (bytes * w * V::lanes % 64 == 0) V::prefetch_far(next + vector);
+                const auto v = load_numbers<V, type>(values + vector);
                 for (int r = 0; r < rows; ++r) sum[w][r] = V::fma(V::set1(weight[r * kSplitTokens + t]), v, sum[w][r]);
             }
         }

@@ -27,7 +27,7 @@ inline void prepare(const Attend& a, Queries<type, rows>& queries) {
     // Scores come in units of ln 2, for vexp2, but that a cap comes before.
     const float scale = a.softcap > 0 ? a.scale : a.scale * kLog2e;
     for (int r = 0; r < rows; ++r) {
-        if constexpr (type == CacheType::f16) {
+        if constexpr (type != CacheType::int8) {
             for (int i = 0; i < head_dim; ++i) queries.q[i * rows + r] = a.q[r][i] * scale;
         } else {
             alignas(64) int8_t line[kMaxHeadDim];
@@ -41,17 +41,18 @@ inline void prepare(const Attend& a, Queries<type, rows>& queries) {
 
 // A page's scores before scaling, to scores[row * kSplitTokens + token]. The page's values, which are needed next, are
 // prefetched line by line.
-template <class V, int rows>
-inline void score_f16(const uint8_t* keys, const uint8_t* values, const float* q, int head_dim, float* scores) {
-    constexpr int step = 2 * V::lanes;
+template <class V, CacheType type, int rows>
+inline void score_numbers(const uint8_t* keys, const uint8_t* values, const float* q, int head_dim, float* scores) {
+    constexpr int step = 2 * V::lanes, bytes = number_bytes(type);
     for (int t = 0; t < kPageTokens; t += step) {
         typename V::F sum[rows][2];
         for (auto& s : sum) s[0] = s[1] = V::zero();
         for (int i = 0; i < head_dim; ++i) {
-            const size_t at = (static_cast<size_t>(i) * kPageTokens + t) * 2;
+            const size_t at = (static_cast<size_t>(i) * kPageTokens + t) * bytes;
             const uint8_t* p = keys + at;
             if (at % 64 == 0) V::prefetch_far(values + at);
-            const auto k0 = V::load_f16(p), k1 = V::load_f16(p + 2 * V::lanes);
+            if constexpr (step * bytes > 64) V::prefetch_far(values + at + 64);
+            const auto k0 = load_numbers<V, type>(p), k1 = load_numbers<V, type>(p + bytes * V::lanes);
             for (int r = 0; r < rows; ++r) {
                 const auto x = V::set1(q[i * rows + r]);
                 sum[r][0] = V::fma(k0, x, sum[r][0]);

@@ -323,7 +323,7 @@ void test_experts_room() {
 void test_programs() {
     for (const Kernels* kernels : available_kernels())
         for (uint64_t seed = 1; seed <= 8; ++seed)
-            for (CacheType type : {CacheType::f16, CacheType::int8}) {
+            for (CacheType type : {CacheType::f32, CacheType::f16, CacheType::int8}) {
                 std::vector<float> first, alone;
                 for (int threads : {1, 3, 0}) {  // 0: one thread, one sequence at a time
                     Model model(seed, std::max(threads, 1), *kernels);
