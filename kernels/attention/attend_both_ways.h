@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "attention/attend.h"
+#include "attention/splits.h"
 #include "isa/math.h"
 
 namespace localllm {

@@ -10,15 +10,24 @@
 
 namespace localllm {
 
-enum class CacheType : uint8_t { f16, int8 };
+enum class CacheType : uint8_t { f32, f16, int8 };
 
+constexpr int kCacheTypes = 3;
+constexpr const char* kCacheTypeNames[kCacheTypes] = {"f32", "f16", "int8"};
+
+// Bytes of one number.
+constexpr size_t number_bytes(CacheType type) {
+    return type == CacheType::f32 ? 4 : type == CacheType::f16 ? 2 : 1;
+}
+
+constexpr int kMaxHeadDim = 512;
 constexpr int kPageTokens = 32;
 constexpr int kExtentPages = 16;
 
 // Of each KV head a page holds, 64-byte aligned:
-//   f16:  keys [head_dim][32] half; values [32][head_dim] half
-//   int8: keys [head_dim/4][32][4] bytes stored + 128, key scales float [32];
-//         values [32/4][head_dim][4] int8, value scales float [32]
+//   f32, f16: keys [head_dim][32]; values [32][head_dim]
+//   int8:     keys [head_dim/4][32][4] bytes stored + 128, key scales float [32];
+//             values [32/4][head_dim][4] int8, value scales float [32]
 // Keys stand with tokens side by side, so that one vector lane is one token; values with features side by side. Bytes
 // stand by fours, as integer dot products take them: of features for keys, of tokens for values.
 //
@@ -33,9 +42,8 @@ struct Cache {
 
     Cache(int layers, int kv_heads, int head_dim, int pages, CacheType type)
         : layers(layers), kv_heads(kv_heads), head_dim(head_dim), pages(pages), type(type) {
-        const size_t element = type == CacheType::f16 ? 2 : 1;
-        const size_t scales = type == CacheType::f16 ? 0 : kPageTokens * sizeof(float);
-        part_bytes = align64(element * head_dim * kPageTokens + scales);
+        const size_t scales = type == CacheType::int8 ? kPageTokens * sizeof(float) : 0;
+        part_bytes = align64(number_bytes(type) * head_dim * kPageTokens + scales);
         page_bytes = 2 * part_bytes * kv_heads;
         memory = Memory(bytes());
         memory.use_huge_pages();

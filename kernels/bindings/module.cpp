@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <optional>
 
 #include "attention/cache.h"
@@ -189,8 +190,10 @@ NB_MODULE(_native, m) {
                 require(static_cast<double>(layers) * kv_heads * pages * (8.0 * head_dim * kPageTokens) < 1e15,
                         "cache: too large");
                 require(page_size == kPageTokens, "cache: the page size is 32");
-                require(type == "f16" || type == "int8", "cache: the type must be f16 or int8");
-                new (self) Cache(layers, kv_heads, head_dim, pages, type == "f16" ? CacheType::f16 : CacheType::int8);
+                const auto known = std::find(std::begin(kCacheTypeNames), std::end(kCacheTypeNames), type);
+                require(known != std::end(kCacheTypeNames), "cache: the type must be f32, f16 or int8");
+                new (self) Cache(layers, kv_heads, head_dim, pages,
+                                 static_cast<CacheType>(known - std::begin(kCacheTypeNames)));
             },
             nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("pages"), nb::arg("page_size"),
             nb::arg("type"))

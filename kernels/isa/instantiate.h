@@ -5,6 +5,7 @@
 
 #include "attention/attend.h"
 #include "attention/attend_both_ways.h"
+#include "attention/store.h"
 #include "gemm/panel.h"
 #include "gemm/quantise.h"
 #include "gemm/slab.h"
@@ -43,10 +44,14 @@ constexpr void fill_types(Kernels& k, std::index_sequence<types...>) {
     (fill_type<V, static_cast<Type>(types)>(k), ...);
 }
 
-template <class V, int columns>
-constexpr void fill_attention(Kernels& k, int slot) {
-    k.attend[0][slot] = attend<V, CacheType::f16, columns>;
-    k.attend[1][slot] = attend<V, CacheType::int8, columns>;
+template <class V, CacheType type>
+constexpr void fill_attention(Kernels& k) {
+    constexpr int index = static_cast<int>(type);
+    k.attend[index][0] = attend<V, type, 1>;
+    k.attend[index][1] = attend<V, type, 2>;
+    k.attend[index][2] = attend<V, type, 4>;
+    if constexpr (V::columns >= 8) k.attend[index][3] = attend<V, type, 8>;
+    k.store_token[index] = store_token<V, type>;
 }
 
 template <class V>
@@ -55,15 +60,12 @@ constexpr Kernels make_kernels(const char* name) {
     k.name = name;
     k.columns = V::columns;
     fill_types<V>(k, std::make_index_sequence<static_cast<size_t>(Type::count)>());
-    fill_attention<V, 1>(k, 0);
-    fill_attention<V, 2>(k, 1);
-    fill_attention<V, 4>(k, 2);
-    if constexpr (V::columns >= 8) fill_attention<V, 8>(k, 3);
+    fill_attention<V, CacheType::f32>(k);
+    fill_attention<V, CacheType::f16>(k);
+    fill_attention<V, CacheType::int8>(k);
     k.quantise_column = quantise_column<V>;
     k.combine = combine<V>;
     k.attend_both_ways = attend_both_ways<V>;
-    k.store_token[0] = store_token<V, CacheType::f16>;
-    k.store_token[1] = store_token<V, CacheType::int8>;
     k.rms_norm = rms_norm<V>;
     k.layer_norm = layer_norm<V>;
     k.act = act<V>;

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "attention/attend.h"
 #include "attention/attend_both_ways.h"
+#include "attention/splits.h"
 #include "gemm/activations.h"
 #include "gemm/slab.h"
 #include "isa/elementwise.h"
@@ -27,10 +27,11 @@ struct Kernels {
     void (*slab_float[kFloatTypes][2])(const Slab& slab, int first, int count, const float* x, float* y);
     void (*quantise_column)(const float* x, QuantTile& tile, int column);
     void (*pair_column)(const float* x, FloatTile& tile, int column);  // null: bfloat16 is widened
-    void (*attend[2][4])(const Attend&);                               // [cache type][log2 rows]
+    void (*attend[kCacheTypes][4])(const Attend&);                     // [cache type][log2 rows]
     void (*combine)(float* parts, int count, int64_t stride, int head_dim, float* out);
     void (*attend_both_ways)(const AttendBothWays&);
-    void (*store_token[2])(int head_dim, uint8_t* keys, uint8_t* values, int slot, const float* k, const float* v);
+    void (*store_token[kCacheTypes])(int head_dim, uint8_t* keys, uint8_t* values, int slot, const float* k,
+                                     const float* v);
     void (*rms_norm)(const float* x, const float* weight, float* out, int n, float eps);
     void (*layer_norm)(const float* x, const float* weight, const float* bias, float* out, int n, float eps);
     void (*act)(const float* x, float* out, int n, Activation kind);

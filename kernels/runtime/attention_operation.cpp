@@ -1,6 +1,6 @@
 // Prepares the heads of q and k, appends the batch's keys and values to the cache, then attends. A block is up to 8
 // query rows that share a KV head. Blocks with a long history are cut into runs of splits, so that all threads have
-// work where rows are few; their parts are combined after a barrier. Cutting changes no bits (attention/attend.h).
+// work where rows are few; their parts are combined after a barrier. Cutting changes no bits (attention/splits.h).
 #include <algorithm>
 
 #include "runtime/operations.h"

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attention/attend.h"
+#include "attention/splits.h"
 #include "isa/kernels.h"
 #include "tests/testing.h"
 
@@ -51,7 +51,8 @@ void check_attention(const Kernels& kernels, Random& random, CacheType type, con
     const Exact<float> k = normals(random, static_cast<size_t>(length) * s.kv_heads * d), v = normals(random, k.size());
     auto seen = [&](const float* x) {
         if (type == CacheType::int8) return requantised(x, d, d);
-        std::vector<double> out(d);
+        std::vector<double> out(x, x + d);
+        if (type == CacheType::f32) return out;
         for (int i = 0; i < d; ++i) out[i] = half_to_float(float_to_half(x[i]));
         return out;
     };
@@ -166,7 +167,7 @@ void test_attention_both_ways() {
 void test_attention() {
     Random random(7);
     for (const Kernels* kernels : available_kernels())
-        for (CacheType type : {CacheType::f16, CacheType::int8})
+        for (CacheType type : {CacheType::f32, CacheType::f16, CacheType::int8})
             for (int i = 0; i < 40; ++i) {
                 Shape s{};
                 s.kv_heads = random.between(1, 3);

@@ -104,7 +104,8 @@ void test_conversions() {
                 value = low + (high - low) * random.pick<float>({0.0f, 0.25f, 0.5f, 0.5001f, 0.75f});
                 if (random.below(2)) value = -value;
             }
-            kernels->store_token[0](n, cache.keys(0, 0, 0), cache.values(0, 0, 0), 3, x.data(), x.data());
+            kernels->store_token[static_cast<int>(CacheType::f16)](n, cache.keys(0, 0, 0), cache.values(0, 0, 0), 3,
+                                                                   x.data(), x.data());
             for (int i = 0; i < n; ++i) {
                 const uint16_t wanted = float_to_half(std::clamp(x[i], -65504.0f, 65504.0f));
                 check(keys[i * kPageTokens + 3] == wanted && values[3 * n + i] == wanted,
@@ -133,7 +134,7 @@ void test_not_finite() {
                     check(!std::isfinite(tile.scale[2]), "%s loses %g", kernels->name, static_cast<double>(bad));
                 for (int i = 0; i < n * 2; ++i)
                     check(tile.q[i] >= -127, "%s rounds %g to -128", kernels->name, static_cast<double>(bad));
-                for (CacheType type : {CacheType::f16, CacheType::int8}) {
+                for (CacheType type : {CacheType::f32, CacheType::f16, CacheType::int8}) {
                     const Cache cache(1, 1, n, 1, type);
                     const int kind = static_cast<int>(type);
                     for (int slot = 0; slot < 3; ++slot)

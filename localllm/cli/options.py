@@ -77,7 +77,7 @@ Adapter = Annotated[
     str | None,
     option("--adapter", text="A LoRA adapter: a GGUF file or a folder of PEFT.", metavar="PATH"),
 ]
-KVType = Annotated[str | None, option("--kv-type", text="Type of the KV cache: f16 or int8.")]
+KVType = Annotated[str | None, option("--kv-type", text="Type of the KV cache: f32, f16 or int8.")]
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class Engine:
                 memory is short.
             texts: how many of that length the KV memory holds; fewer where memory is short.
             threads: None: the physical cores that this process may use.
-            kv_type: "f16" or "int8".
+            kv_type: "f32", "f16" or "int8".
             device: "cpu", or a device of torch.
             kv_cache: see the class.
             packed: where packed weights are kept for the next start; None: nowhere.

@@ -14,7 +14,7 @@ from localllm.units import in_bytes
 # Long enough for a conversation with a reasoning model; the memory is only taken as it fills.
 DEFAULT_CONTEXT = 8192
 SMALLEST_CONTEXT = 512  # where less than this fits, the model is too large for the machine
-KV_BYTES = {"f16": 2, "int8": 1}  # of one number
+KV_BYTES = {"f32": 4, "f16": 2, "int8": 1}  # of one number
 
 _CONTEXT_STEP = 256  # a context that was made to fit is a multiple of this
 _FLOAT = 4  # bytes of an activation, of a logit, and of the scale of an int8 head
@@ -117,8 +117,9 @@ def choose_context(
         return min(fitting, context)
     if SMALLEST_CONTEXT <= fitting < context:
         hint = f"--ctx {fitting} would fit"
-        if kv_type == "f16":
-            hint += "; --kv-type int8 halves the KV cache"
+        smaller = {"f32": "f16", "f16": "int8"}.get(kv_type)
+        if smaller:
+            hint += f"; --kv-type {smaller} halves the KV cache"
     else:
         hint = "a smaller quantisation or a smaller model needs less"
     raise shortage(file, need, available, hint)

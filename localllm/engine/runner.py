@@ -48,7 +48,7 @@ class NativeRunner:
         model: the definition.
         pages: pages of KV memory.
         page_size: tokens in a page.
-        kv_type: "f16" or "int8".
+        kv_type: "f32", "f16" or "int8".
         threads: worker threads, this one included.
         place: see `ops.native.lower`.
     """

@@ -93,7 +93,7 @@ class BenchPlan:
         depths: tokens in the cache before the answer; decode is measured with each batch at each.
         repetitions: of every measurement; medians are reported.
         threads: of every contestant; None: the physical cores that this process may use.
-        kv_type: "f16" or "int8".
+        kv_type: "f32", "f16" or "int8".
         versus: the peer: "llama.cpp", or None.
         startup: also fresh processes, from their start to the first token; see `measure_startup`.
         copying: also an answer that copies its prompt, drafts on and off; see `measure_copying`.

@@ -28,6 +28,8 @@ Tokens = npt.NDArray[np.int32]
 # Of the peer's module; not every version of it has them all.
 _USED = (
     "__version__",
+    "GGML_TYPE_F16",
+    "GGML_TYPE_F32",
     "GGML_TYPE_Q8_0",
     "llama_batch_free",
     "llama_batch_init",
@@ -145,8 +147,8 @@ class LlamaCpp:
         params.n_seq_max = sequences
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = threads
-        if kv_type == "int8":
-            params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0
+        names = {"f32": "GGML_TYPE_F32", "f16": "GGML_TYPE_F16", "int8": "GGML_TYPE_Q8_0"}
+        params.type_k = params.type_v = getattr(llama_cpp, names[kv_type])
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         if not self.context:
             raise LocalLLMError(f"{path}: llama.cpp cannot make a context of {room} tokens")

@@ -66,7 +66,10 @@ def _llama_cpp(path: str, threads: int, kv_type: str) -> None:
     import llama_cpp
 
     arguments: dict[str, Any] = {}
-    if kv_type == "int8":
+    if kv_type == "f32":
+        f32 = llama_cpp.GGML_TYPE_F32
+        arguments = {"type_k": f32, "type_v": f32}
+    elif kv_type == "int8":
         q8_0 = llama_cpp.GGML_TYPE_Q8_0
         arguments = {"type_k": q8_0, "type_v": q8_0, "flash_attn": True}
     model = llama_cpp.Llama(

@@ -29,6 +29,7 @@ def model(weights=4 * GIB, context_length=131_072):
 def test_a_token_of_llama_8b_takes_128_kib():
     _, config = model()
     assert kv_bytes(config, 1, "f16") == 128 * 1024
+    assert kv_bytes(config, 1, "f32") == 256 * 1024
     assert 0.5 < kv_bytes(config, 1, "int8") / kv_bytes(config, 1, "f16") < 0.55
 
 
@@ -57,6 +58,8 @@ def test_too_little_memory_says_both_numbers_and_what_would_fit():
     assert "would fit; --kv-type int8 halves" in text
     fitting = int(text.split("--ctx ")[1].split()[0])
     assert choose_context(*model(), fitting, 6 * GIB) == fitting
+    with pytest.raises(LocalLLMError, match="would fit; --kv-type f16 halves"):
+        choose_context(*model(), 32_768, 6 * GIB, "f32")
 
 
 @pytest.mark.parametrize("asked", [None, 512, 4096])

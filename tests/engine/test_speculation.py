@@ -109,7 +109,7 @@ def test_same_seed_same_draws(seed):
     assert ids(plain.generate(PROMPT, params)) == ids(drafted.generate(PROMPT, params))
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "int8"])
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "int8"])
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_the_native_program_says_the_same_for_several_rows(kv_type, temperature):
     model = str(files("localllm") / "assets" / "tiny-chat.gguf")

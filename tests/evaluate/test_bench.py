@@ -65,9 +65,10 @@ def test_what_is_asked_for_twice_is_measured_once():
 
 
 @pytest.mark.peer
-def test_beside_the_peer(path):
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "int8"])
+def test_beside_the_peer(path, kv_type):
     llama_cpp = pytest.importorskip("llama_cpp")
-    report = benchmark(path, small(batches=(2,), versus="llama.cpp"))
+    report = benchmark(path, small(batches=(2,), versus="llama.cpp", kv_type=kv_type))
     assert report["versus_version"] == llama_cpp.__version__
     for row in report["results"]:
         theirs = row["contestants"]["llama.cpp"]["median"]
@@ -79,7 +80,7 @@ def test_beside_the_peer(path):
     ("module", "problem"),
     [
         ("raise OSError('libllama.so: no such file')", "libllama.so: no such file"),
-        ("__version__ = '0.1'", "module 'llama_cpp' has no attribute 'GGML_TYPE_Q8_0'"),
+        ("__version__ = '0.1'", "module 'llama_cpp' has no attribute 'GGML_TYPE_F16'"),
     ],
 )
 def test_a_peer_that_is_broken(tmp_path, monkeypatch, module, problem):

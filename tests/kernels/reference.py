@@ -73,11 +73,11 @@ def attention(
     """The last len(q) of the len(k) tokens attend to the tokens before them and to themselves."""
     q = q.reshape(-1, heads, head_dim)
     k, v = (a.reshape(-1, kv_heads, head_dim) for a in (k, v))
+    if cache == "int8":
+        q, k, v = (requantised(a, head_dim) for a in (q, k, v))
     if cache == "f16":
         k, v = (np.clip(a, -65504, 65504).astype(np.float16) for a in (k, v))
-        q, k, v = (a.astype(np.float64) for a in (q, k, v))
-    else:
-        q, k, v = (requantised(a, head_dim) for a in (q, k, v))
+    q, k, v = (a.astype(np.float64) for a in (q, k, v))
     out = np.empty(q.shape)
     for i in range(len(q)):
         last = past + i + 1

@@ -9,7 +9,8 @@ from . import reference
 from .building import PAGE, Net, Sequences
 
 VOCABULARY = 64
-TOLERANCE = {"f16": 1e-5, "int8": 5e-4}  # the weights of values in bytes have 14 bits
+CACHES = ["f32", "f16", "int8"]
+TOLERANCE = {"f32": 1e-5, "f16": 1e-5, "int8": 5e-4}  # the weights of values in bytes have 14 bits
 
 
 class Layer:
@@ -55,7 +56,7 @@ def tokens_of(seed, count):
     return np.random.default_rng(seed).integers(0, VOCABULARY, count).tolist()
 
 
-@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim"),
     [(4, 4, 16), (6, 2, 32), (8, 1, 48), (5, 1, 80), (4, 2, 256), (9, 3, 112)],
@@ -72,7 +73,7 @@ def test_shapes(isa, cache, heads, kv_heads, head_dim):
     layer.check(sequences, [(0, tokens_of(40, 70)), (2, tokens_of(41, 13))])
 
 
-@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("window", [1, 3, 31, 32, 33, 100])
 def test_window(isa, cache, window):
     layer = Layer(4, 2, 32, isa=isa, cache=cache, window=window)
@@ -91,7 +92,7 @@ def test_pages_before_the_window_are_not_read(isa):
     layer.check(sequences, [(0, tokens_of(2, 1))])
 
 
-@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize("cache", CACHES)
 def test_softcap_and_scale(isa, cache):
     layer = Layer(4, 2, 32, isa=isa, cache=cache, softcap=2.0, scale=0.7)
     sequences = layer.sequences(2)
@@ -99,7 +100,7 @@ def test_softcap_and_scale(isa, cache):
     layer.check(sequences, [(1, tokens_of(3, 1)), (0, tokens_of(4, 1))])
 
 
-@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize("cache", CACHES)
 def test_large_scores(isa, cache):
     """Scores far apart: the largest wins, nothing overflows."""
     layer = Layer(4, 2, 32, isa=isa, cache=cache, scale=60.0)
@@ -107,7 +108,7 @@ def test_large_scores(isa, cache):
     layer.check(sequences, [(0, tokens_of(1, 100))], tolerance=2e-3)
 
 
-@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 def test_what_is_not_a_number_stays_so(isa, cache, softcap):
     """In the rows and heads that see it, and in no other."""
@@ -141,7 +142,7 @@ def test_int8_stays_near_f16(isa):
     assert np.linalg.norm(found - wanted) < 0.02 * np.linalg.norm(wanted)
 
 
-@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("options", [{}, {"window": 37}, {"softcap": 3.0}])
 def test_chunks_equal_one_prefill_to_the_bit(isa, cache, options):
     layer = Layer(6, 2, 32, isa=isa, cache=cache, **options)
@@ -156,7 +157,7 @@ def test_chunks_equal_one_prefill_to_the_bit(isa, cache, options):
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("options", [{}, {"window": 300}])
 def test_long_histories_do_not_depend_on_how_they_are_cut(isa, cache, options):
     """Alone the last rows are cut into splits for several threads; among many rows they are not."""
@@ -180,7 +181,7 @@ def test_long_histories_do_not_depend_on_how_they_are_cut(isa, cache, options):
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("cache", ["f16", "int8"])
+@pytest.mark.parametrize("cache", CACHES)
 def test_copied_page_continues_alike_and_apart(cache):
     layers = 3
     random = np.random.default_rng(5)
