@@ -245,7 +245,6 @@ def test_it_is_named_after_model_and_type(localllm: Run, source, tmp_path) -> No
 
 
 def test_an_importance_matrix_from_a_file(localllm: Run, source, tmp_path) -> None:
-    pytest.importorskip("localllm.compress.imatrix")
     name = "blk.0.attn_v.weight"
     means = np.exp(2 * np.random.default_rng(3).standard_normal(256)).astype(np.float32)
     tensors = {f"{name}.in_sum2": means * 4, f"{name}.counts": np.array([4], np.float32)}
