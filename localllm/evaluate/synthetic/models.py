@@ -229,7 +229,7 @@ def _tensors(
         deviation = gain / size[-1] ** 0.5
         quant = _whole_blocks(quant_type(types.of(name)), size[-1])
         tensors[name] = MadeTensor(
-            quant, size, lambda: random_tensor(generator(name), quant, size, deviation)[0]
+            quant, size, lambda: random_tensor(generator(name), quant, size, deviation)
         )
 
     def stored(name: str, values: np.ndarray) -> None:
