@@ -19,13 +19,13 @@ from localllm import _native
 from localllm.compress.mixes import Mix, TypePlan, is_quantised
 from localllm.errors import LocalLLMError, ModelFileError, UsageError
 from localllm.gguf import GGUFFile, MadeTensor, QuantType, TensorInfo, write_gguf
+from localllm.gguf.types import QUANTIZATION_VERSION
 from localllm.units import in_bytes
 
 Bytes = npt.NDArray[np.uint8]
 Importance = Mapping[str, npt.NDArray[np.float32]]
 
 _STEP_ELEMENTS = 1 << 23  # of one call of the kernels: a fraction of a second
-_QUANTIZATION_VERSION = 2  # of ggml's formats, as they are since 2023
 _NATURAL = ("F32", "F16", "BF16")
 
 
@@ -122,7 +122,7 @@ def quantize_file(
     keys: dict[str, Any] = {
         key: value for key, value in source.exact_metadata().items() if not key.startswith("split.")
     }
-    keys["general.quantization_version"] = np.uint32(_QUANTIZATION_VERSION)
+    keys["general.quantization_version"] = np.uint32(QUANTIZATION_VERSION)
     keys["general.file_type"] = np.uint32(mix.file_type)
     keys.update(metadata or {})
     tensors = {

@@ -16,11 +16,10 @@ from localllm.convert.tensors import PlannedTensor, plan_tensors
 from localllm.convert.tokenizers import tokenizer_metadata
 from localllm.errors import UsageError
 from localllm.gguf import QuantType, quant_type, write_gguf
+from localllm.gguf.types import FILE_TYPES, QUANTIZATION_VERSION
 from localllm.units import si
 
 AUTO = "auto"
-_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}  # llama.cpp's enum llama_ftype
-_QUANTISATION_VERSION = 2
 _SAMPLING = {  # generation_config.json -> the model file
     "temperature": "temp",
     "top_k": "top_k",
@@ -141,8 +140,8 @@ def _general(checkpoint: Checkpoint, parameters: int, type: QuantType) -> dict[s
         "general.type": "model",
         "general.name": checkpoint.name,
         "general.size_label": si(parameters),
-        "general.file_type": _FILE_TYPES[type.name],
-        "general.quantization_version": _QUANTISATION_VERSION,
+        "general.file_type": FILE_TYPES.index(type.name),
+        "general.quantization_version": QUANTIZATION_VERSION,
     }
     if license := _license(checkpoint):
         found["general.license"] = license
