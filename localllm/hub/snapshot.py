@@ -19,9 +19,9 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from localllm.files import replacing
 from localllm.hub.asking import MOST_TRIES, Patience, patiently
 from localllm.hub.listing import RemoteFile, list_repository
-from localllm.hub.partial import PartialFile, to_allocate
+from localllm.hub.partial import PartialFile, require_room
 from localllm.hub.references import Reference
-from localllm.hub.transfer import Download, Watch, damaged, fetch, require_space, unwritten, verify
+from localllm.hub.transfer import Download, Watch, damaged, fetch, unwritten, verify
 
 T = TypeVar("T")
 
@@ -80,8 +80,8 @@ class Snapshot:
             for hash in sorted(unique):
                 self._lock(held, hash)
             missing = {hash: f for hash, f in unique.items() if not (blobs / hash).exists()}
-            need = sum(to_allocate(_part(blobs, hash), f.bytes) for hash, f in missing.items())
-            require_space(blobs, need, "HF_HUB_CACHE names another folder")
+            sizes = {_part(blobs, hash): file.bytes for hash, file in missing.items()}
+            require_room(blobs, sizes, "HF_HUB_CACHE names another folder")
             for file in files:
                 if file.sha256 not in missing:
                     self._watch.moved(file.path, file.bytes, file.bytes)

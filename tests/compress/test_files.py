@@ -179,7 +179,7 @@ def test_the_weight_that_is_wrong_is_named(value, problem, tmp_path) -> None:
 def test_too_small_a_disk_is_told_first(source, tmp_path, monkeypatch) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(LocalLLMError, match=r"needs 5\d.* kB, and 1 kB are free there"):
+    with pytest.raises(LocalLLMError, match=r"5\d.* kB are needed, 1 kB are free"):
         quantize(source, tmp_path / "out.gguf", "Q8_0")
 
 
