@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from pathlib import Path
 
 from huggingface_hub.utils import WeakFileLock, get_session, hf_raise_for_status
@@ -61,7 +60,6 @@ def _fetch(wanted: Address, size: int, etag: str, target: Path, watch: Watch) ->
 
 def _describe(url: str, watch: Watch) -> tuple[int, str]:
     """Bytes of the file at an address, and its ETag."""
-    stopped = threading.Event()
     headers = {"Accept-Encoding": "identity", "Range": "bytes=0-0"}
 
     def ask() -> tuple[int, str]:
@@ -74,4 +72,4 @@ def _describe(url: str, watch: Watch) -> tuple[int, str]:
                 raise LocalLLMError(f"{url}: the server does not say how long the file is")
             return int(size), response.headers.get("ETag", "").strip('"')
 
-    return patiently(ask, Patience(url, stopped, watch.say), stopped)
+    return patiently(ask, Patience(url, watch.say))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -51,7 +50,6 @@ class Snapshot:
     def __init__(self, wanted: Reference, watch: Watch) -> None:
         self._wanted = wanted
         self._watch = watch
-        self._stopped = threading.Event()
         self.repository = self._ask(lambda: list_repository(wanted))
         name = repo_folder_name(repo_id=self.repository.name, repo_type="model")
         self._cache = Path(constants.HF_HUB_CACHE)
@@ -155,8 +153,7 @@ class Snapshot:
             held.enter_context(WeakFileLock(path))
 
     def _ask(self, call: Callable[[], T], most: int = MOST_TRIES) -> T:
-        patience = Patience(self._wanted.repository, self._stopped, self._watch.say, most)
-        return patiently(call, patience, self._stopped)
+        return patiently(call, Patience(self._wanted.repository, self._watch.say, most=most))
 
 
 def _part(blobs: Path, hash: str) -> Path:

@@ -118,7 +118,7 @@ def _fetch(
         try:
             while not stopped.is_set():
                 download, segment = work.popleft()
-                patience = Patience(what, stopped, said.append)
+                patience = Patience(what, said.append, stopped)
                 _fetch_segment(download, segment, headers, patience, stopped)
         except IndexError:
             pass  # nothing is left
