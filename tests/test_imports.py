@@ -20,7 +20,8 @@ LAYERS = [
     {"ops", "tokenize"},
     {"models", "decoding"},
     {"chat", "engine", "hub"},
-    {"server", "compress", "convert", "evaluate"},
+    {"compress"},
+    {"server", "convert", "evaluate"},
     {"cli"},
     {"__main__"},
 ]

@@ -136,12 +136,20 @@ def plan_types(
                 wanted = named.name
             else:
                 wanted = mix.type if mix.type in _FLOATS else rules.type_of(tensor, mix.type)
-            fitting = _fitting(wanted, tensor.shape[-1])
-            if fitting != wanted:
+            found = fitting(wanted, tensor.shape[-1])
+            if found != wanted:
                 fallbacks[tensor.name] = wanted
-            wanted = fitting
+            wanted = found
         types[tensor.name] = quant_type(wanted)
     return TypePlan({name: types[name] for name in file.tensors}, fallbacks)
+
+
+def fitting(type: str, columns: int) -> str:
+    """`type`, or what rows of so many columns get instead."""
+    if columns % quant_type(type).block_size == 0:
+        return type
+    type = _FALLBACKS.get(type, type)
+    return type if columns % quant_type(type).block_size == 0 else "F16"
 
 
 def is_quantised(tensor: TensorInfo) -> bool:
@@ -149,14 +157,6 @@ def is_quantised(tensor: TensorInfo) -> bool:
     if sum(size > 1 for size in tensor.shape[:-1]) == 0:
         return False
     return tensor.name.endswith("weight") and not any(part in tensor.name for part in _KEPT)
-
-
-def _fitting(type: str, columns: int) -> str:
-    """`type`, or what rows of so many columns get instead."""
-    if columns % quant_type(type).block_size == 0:
-        return type
-    type = _FALLBACKS.get(type, type)
-    return type if columns % quant_type(type).block_size == 0 else "F16"
 
 
 def _in_layers(name: str) -> tuple[int, str]:
