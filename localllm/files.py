@@ -1,11 +1,15 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, where there is room for them."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from localllm.errors import LocalLLMError
+from localllm.units import in_bytes
 
 
 @contextmanager
@@ -20,3 +24,20 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def require_space(folder: Path, needed: int, hint: str = "") -> None:
+    """Checks that a folder's disk has room.
+
+    Args:
+        folder: which is there.
+        needed: bytes.
+        hint: what to do where it has not.
+
+    Raises:
+        LocalLLMError: it has not; says both numbers.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        numbers = f"{in_bytes(needed)} are needed, {in_bytes(free)} are free"
+        raise LocalLLMError(f"not enough room in {folder}: {numbers}", hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -111,7 +112,7 @@ def types_of(quantisation: str) -> TypesOf:
     }
 
 
-def history_file() -> Any:
+def history_file() -> Path:
     """Where predictions and measurements are remembered."""
     from localllm.hub.folders import state_dir
 
@@ -133,14 +134,13 @@ def _entry(model: str) -> CatalogModel:
         UsageError, LocalLLMError: it is neither.
     """
     from localllm.evaluate.fit import model_of
+    from localllm.evaluate.synthetic import ARCHITECTURES
     from localllm.gguf import GGUFFile
 
     if (known := load_catalog().get(model.lower())) is not None:
         return known
     found = find(model)
     entry = model_of(GGUFFile.open(found.path), found.name)
-    from localllm.evaluate.synthetic import ARCHITECTURES
-
     if entry.architecture not in ARCHITECTURES:
         raise UsageError(f"{model}: no random weights can be made of {entry.architecture} models")
     return entry

@@ -85,13 +85,8 @@ def _pick(repository: str, models: Sequence[RemoteModel], fit: bool) -> RemoteMo
 
 def _convert(folder: Path, output: Path, kind: str) -> None:
     """Make a GGUF file of a checkpoint."""
-    try:
-        from localllm.convert import convert_checkpoint  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise LocalLLMError(
-            f"{folder} holds safetensors, which this version cannot convert",
-            "they are downloaded; a repository with GGUF files can be run",
-        ) from None
+    from localllm.convert import convert_checkpoint
+
     convert_checkpoint(folder, output, type=kind)
 
 

@@ -13,6 +13,7 @@ import typer
 
 from localllm.cli.loading import find, progress
 from localllm.cli.options import EngineOptions, OutputOptions, Threads, with_options
+from localllm.cli.output_file import require_writable
 from localllm.cli.settings import settle
 from localllm.errors import ModelFileError, UsageError
 from localllm.hub.names import LocalModel
@@ -42,7 +43,9 @@ def command(
     ],
     out: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Default: the model's name and TYPE."),
+        typer.Option(
+            "-o", "--out", metavar="FILE", help="Where to; default: the model's name and TYPE."
+        ),
     ] = None,
     imatrix: Annotated[
         str | None,
@@ -78,8 +81,7 @@ def command(
     overrides = [_override(text) for text in tensor_type or []]
     source = find(model)
     target = Path(out) if out is not None else _output(source, model, mix.name)
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder", "name a file with -o")
+    require_writable("--out", target)
     if target.exists() and not force and not _same(target, source.path):
         raise UsageError(f"{target} is there already", "--force replaces it")
     importance, metadata = None, None

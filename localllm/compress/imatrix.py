@@ -18,8 +18,7 @@ from localllm.gguf import GGUFFile, TensorInfo, write_gguf
 from localllm.gguf.mapping import MappedFile
 from localllm.gguf.metadata import shown
 from localllm.ops.native import InputSquares
-
-Float32 = npt.NDArray[np.float32]
+from localllm.ops.spec import Float32
 
 _SUMS, _ROWS = ".in_sum2", ".counts"
 
@@ -41,7 +40,7 @@ def write_imatrix(
         chunk_size: tokens of each.
         datasets: names of the texts, at least one: without it, llama-quantize refuses the file.
     """
-    tensors: dict[str, npt.NDArray[np.float32]] = {}
+    tensors: dict[str, Float32] = {}
     for name in sorted(squares):
         sums, rows = (part.astype(np.float32) for part in (squares[name].sums, squares[name].rows))
         tensors[name + _SUMS] = sums if len(rows) > 1 else sums[0]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from localllm.errors import UsageError
 from localllm.gguf import GGUFFile, QuantType, TensorInfo, quant_type
+from localllm.gguf.types import FILE_TYPES
 
 
 @dataclass(frozen=True)
@@ -21,40 +22,26 @@ class Mix:
 
     Attributes:
         name: what users call it, such as ``"Q4_K_M"``.
-        type: ggml's name of the type that most tensors get.
-        file_type: its number in ``general.file_type``.
     """
 
     name: str
-    type: str
-    file_type: int
+
+    @property
+    def type(self) -> str:
+        """ggml's name of the type that most tensors get."""
+        return re.sub(r"_[SML]$", "", self.name)
+
+    @property
+    def file_type(self) -> int:
+        """Its number in ``general.file_type``."""
+        return FILE_TYPES.index(self.name)
 
 
-MIXES = tuple(
-    Mix(name, type, number)
-    for name, type, number in (
-        ("Q8_0", "Q8_0", 7),
-        ("Q6_K", "Q6_K", 18),
-        ("Q5_K_M", "Q5_K", 17),
-        ("Q5_K_S", "Q5_K", 16),
-        ("Q5_1", "Q5_1", 9),
-        ("Q5_0", "Q5_0", 8),
-        ("Q4_K_M", "Q4_K", 15),
-        ("Q4_K_S", "Q4_K", 14),
-        ("Q4_1", "Q4_1", 3),
-        ("Q4_0", "Q4_0", 2),
-        ("IQ4_NL", "IQ4_NL", 25),
-        ("IQ4_XS", "IQ4_XS", 30),
-        ("MXFP4", "MXFP4", 38),
-        ("Q3_K_L", "Q3_K", 13),
-        ("Q3_K_M", "Q3_K", 12),
-        ("Q3_K_S", "Q3_K", 11),
-        ("Q2_K", "Q2_K", 10),
-        ("F16", "F16", 1),
-        ("BF16", "BF16", 32),
-        ("F32", "F32", 0),
-    )
-)
+_NAMES = """
+    Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS MXFP4 Q3_K_L Q3_K_M
+    Q3_K_S Q2_K F16 BF16 F32
+"""
+MIXES = tuple(map(Mix, _NAMES.split()))
 """Every mix, the larger ones first in each family."""
 
 _ALIASES = {
@@ -149,12 +136,20 @@ def plan_types(
                 wanted = named.name
             else:
                 wanted = mix.type if mix.type in _FLOATS else rules.type_of(tensor, mix.type)
-            fitting = _fitting(wanted, tensor.shape[-1])
-            if fitting != wanted:
+            found = fitting(wanted, tensor.shape[-1])
+            if found != wanted:
                 fallbacks[tensor.name] = wanted
-            wanted = fitting
+            wanted = found
         types[tensor.name] = quant_type(wanted)
     return TypePlan({name: types[name] for name in file.tensors}, fallbacks)
+
+
+def fitting(type: str, columns: int) -> str:
+    """`type`, or what rows of so many columns get instead."""
+    if columns % quant_type(type).block_size == 0:
+        return type
+    type = _FALLBACKS.get(type, type)
+    return type if columns % quant_type(type).block_size == 0 else "F16"
 
 
 def is_quantised(tensor: TensorInfo) -> bool:
@@ -162,14 +157,6 @@ def is_quantised(tensor: TensorInfo) -> bool:
     if sum(size > 1 for size in tensor.shape[:-1]) == 0:
         return False
     return tensor.name.endswith("weight") and not any(part in tensor.name for part in _KEPT)
-
-
-def _fitting(type: str, columns: int) -> str:
-    """`type`, or what rows of so many columns get instead."""
-    if columns % quant_type(type).block_size == 0:
-        return type
-    type = _FALLBACKS.get(type, type)
-    return type if columns % quant_type(type).block_size == 0 else "F16"
 
 
 def _in_layers(name: str) -> tuple[int, str]:

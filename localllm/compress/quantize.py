@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -18,14 +17,14 @@ import numpy.typing as npt
 from localllm import _native
 from localllm.compress.mixes import Mix, TypePlan, is_quantised
 from localllm.errors import LocalLLMError, ModelFileError, UsageError
+from localllm.files import require_space
 from localllm.gguf import GGUFFile, MadeTensor, QuantType, TensorInfo, write_gguf
-from localllm.units import in_bytes
+from localllm.gguf.types import QUANTIZATION_VERSION
 
 Bytes = npt.NDArray[np.uint8]
 Importance = Mapping[str, npt.NDArray[np.float32]]
 
 _STEP_ELEMENTS = 1 << 23  # of one call of the kernels: a fraction of a second
-_QUANTIZATION_VERSION = 2  # of ggml's formats, as they are since 2023
 _NATURAL = ("F32", "F16", "BF16")
 
 
@@ -118,11 +117,11 @@ def quantize_file(
     work = _Work(source, plan, importance, threads, say)
     work.require_sound()
     needed = sum(_new_bytes(tensor, plan) for tensor in source.tensors.values())
-    _require_space(target, needed)
+    require_space(target.parent, needed)
     keys: dict[str, Any] = {
         key: value for key, value in source.exact_metadata().items() if not key.startswith("split.")
     }
-    keys["general.quantization_version"] = np.uint32(_QUANTIZATION_VERSION)
+    keys["general.quantization_version"] = np.uint32(QUANTIZATION_VERSION)
     keys["general.file_type"] = np.uint32(mix.file_type)
     keys.update(metadata or {})
     tensors = {
@@ -339,18 +338,3 @@ def _counts(source: GGUFFile, types: Mapping[str, QuantType]) -> dict[str, TypeC
         count.weights += prod(tensor.shape)
         count.bytes += types[name].nbytes(prod(tensor.shape))
     return dict(sorted(counts.items(), key=lambda item: -item[1].weights))
-
-
-def _require_space(target: Path, needed: int) -> None:
-    """Checks that the folder is there and has room.
-
-    Raises:
-        LocalLLMError: it is not, or has not.
-    """
-    if not target.parent.is_dir():
-        raise LocalLLMError(f"{target}: there is no folder {target.parent}")
-    free = shutil.disk_usage(target.parent).free
-    if free < needed:
-        raise LocalLLMError(
-            f"{target}: needs {in_bytes(needed)}, and {in_bytes(free)} are free there"
-        )

@@ -15,12 +15,12 @@ from localllm.convert.storing import STORED_TYPES
 from localllm.convert.tensors import PlannedTensor, plan_tensors
 from localllm.convert.tokenizers import tokenizer_metadata
 from localllm.errors import UsageError
-from localllm.gguf import QuantType, quant_type, write_gguf
+from localllm.gguf import MadeTensor, QuantType, quant_type, write_gguf
+from localllm.gguf.types import FILE_TYPES, QUANTIZATION_VERSION
+from localllm.ops.spec import Float32
 from localllm.units import si
 
 AUTO = "auto"
-_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}  # llama.cpp's enum llama_ftype
-_QUANTISATION_VERSION = 2
 _SAMPLING = {  # generation_config.json -> the model file
     "temperature": "temp",
     "top_k": "top_k",
@@ -86,6 +86,11 @@ def convert_checkpoint(
     rows = next(tensor.shape[0] for tensor in planned if tensor.name == "token_embd.weight")
     tokenizer, notes = tokenizer_metadata(checkpoint, rows)
     parameters = sum(math.prod(tensor.shape) for tensor in planned)
+    counted = _counted(planned, progress)
+    tensors: dict[str, MadeTensor | Float32] = {
+        **{tensor.name: tensor.made(stored, counted) for tensor in planned},
+        **layout.extra(checkpoint),
+    }
     write_gguf(
         output,
         {
@@ -95,17 +100,14 @@ def convert_checkpoint(
             f"{layout.arch}.vocab_size": rows,
             **tokenizer,
         },
-        {
-            **{tensor.name: tensor.made(stored, _counted(planned, progress)) for tensor in planned},
-            **layout.extra(checkpoint),
-        },
+        tensors,
     )
     return Conversion(
         path=output,
         name=checkpoint.name,
         architecture=layout.arch,
         type=stored.name,
-        tensors=len(planned) + len(layout.extra(checkpoint)),
+        tensors=len(tensors),
         parameters=parameters,
         bytes=output.stat().st_size,
         notes=tuple(notes),
@@ -141,8 +143,8 @@ def _general(checkpoint: Checkpoint, parameters: int, type: QuantType) -> dict[s
         "general.type": "model",
         "general.name": checkpoint.name,
         "general.size_label": si(parameters),
-        "general.file_type": _FILE_TYPES[type.name],
-        "general.quantization_version": _QUANTISATION_VERSION,
+        "general.file_type": FILE_TYPES.index(type.name),
+        "general.quantization_version": QUANTIZATION_VERSION,
     }
     if license := _license(checkpoint):
         found["general.license"] = license

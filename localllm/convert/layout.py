@@ -68,10 +68,10 @@ class Layout:
     extra: Callable[[Checkpoint], Mapping[str, Float32]] = nothing
 
 
-def head_dim(config: Fields, default: int | None = None) -> int:
+def head_dim(config: Fields) -> int:
     """The width of a head, which not every config says."""
     width, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    return config.integer("head_dim", default or max(width // heads, 1))
+    return config.integer("head_dim", max(width // heads, 1))
 
 
 def decoder_metadata(config: Fields, rope: Fields | None = None) -> dict[str, Any]:

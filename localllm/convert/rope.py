@@ -38,13 +38,14 @@ def rope_kind(rope: Fields) -> str:
     return "longrope" if kind == "su" else kind
 
 
-def rope_metadata(config: Fields, rope: Fields, base: float = 10000.0) -> dict[str, Any]:
+def rope_metadata(config: Fields, rope: Fields) -> dict[str, Any]:
     """Base and scaling under their GGUF keys, without the architecture's name before them.
 
     Raises:
         ModelFileError: a scaling that is not supported.
     """
-    found: dict[str, Any] = {"rope.freq_base": rope.number("rope_theta", base, low=1, high=1e12)}
+    base = rope.number("rope_theta", 10000.0, low=1, high=1e12)
+    found: dict[str, Any] = {"rope.freq_base": base}
     kind = rope_kind(rope)
     if kind == "linear":
         found["rope.scaling.type"] = kind

@@ -65,7 +65,8 @@ class PlannedTensor:
             for number, part in self.parts.items():
                 values, kind = self._changed(part)
                 try:
-                    store(values, kind, stored, out[number * size : (number + 1) * size])
+                    piece = out[number * size : (number + 1) * size]
+                    store(values, kind, stored, self.shape[-1], piece)
                 except ModelFileError as error:
                     raise _fail(part, error.message, error.hint) from None
                 del values

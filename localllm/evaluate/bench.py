@@ -7,7 +7,6 @@ all; medians and their spread are reported. Tokens are random: nothing depends o
 from __future__ import annotations
 
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ import localllm
 from localllm.engine import memory
 from localllm.engine.machine import default_threads, kernels, require_threads
 from localllm.engine.pages import PAGE_SIZE
-from localllm.errors import LocalLLMError, UsageError
+from localllm.errors import UsageError
 from localllm.evaluate.contestants import (
     Contestant,
     LlamaCpp,
@@ -36,11 +35,11 @@ from localllm.evaluate.first_token import peak_memory
 from localllm.evaluate.startup import measure_startup
 from localllm.evaluate.summary import summary
 from localllm.evaluate.synthetic import catalog_model
+from localllm.files import require_space
 from localllm.gguf import GGUFFile
 from localllm.hub.catalog import load_catalog
 from localllm.models import load_definition
 from localllm.ops.packed import PackedCache
-from localllm.units import in_bytes
 
 Say = Callable[[str], None]  # told what is being measured
 
@@ -289,12 +288,8 @@ def _synthetic_file(name: str, quantisation: str) -> Iterator[Path]:
         )
     entry = catalog[name]
     with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
-        free = shutil.disk_usage(folder).free
-        if 4 * entry.bytes > free:  # Q8_0 takes about 1.8 times the size, and is packed too
-            raise LocalLLMError(
-                f"--synthetic {name}: {in_bytes(free)} are free in {tempfile.gettempdir()}, "
-                f"about {in_bytes(4 * entry.bytes)} are needed"
-            )
+        # Q8_0 takes about 1.8 times the size, and is packed too.
+        require_space(Path(tempfile.gettempdir()), 4 * entry.bytes, "TMPDIR names another folder")
         path = Path(folder) / f"{name}-{quantisation}.gguf"
         catalog_model(path, entry, quantisation)
         yield path

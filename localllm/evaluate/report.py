@@ -6,7 +6,6 @@ one model is in memory at a time, and the base is computed once.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -26,10 +25,10 @@ from localllm.evaluate.history import History, Subject
 from localllm.evaluate.scoring import Scores, logits, score, scored
 from localllm.evaluate.speed import FIGURES, measure_speed
 from localllm.evaluate.texts import Text, Tokens, cut, same_vocabulary
+from localllm.files import require_space
 from localllm.gguf import GGUFFile
 from localllm.models.config import read_config
 from localllm.tokenize import Tokenizer
-from localllm.units import in_bytes
 
 
 @dataclass(frozen=True)
@@ -138,13 +137,8 @@ class _Kept:
         pieces = [cut(engine.tokenizer, text, plan.context, plan.chunks) for text in texts]
         self.chunks: Tokens = np.concatenate(pieces)
         shape = len(self.chunks) * len(scored(plan.context)), engine.config.vocab
-        free, needed = shutil.disk_usage(path.parent).free, 4 * shape[0] * shape[1]
-        if needed > 0.9 * free:
-            raise LocalLLMError(
-                f"the logits of {len(self.chunks)} chunks take {in_bytes(needed)}; "
-                f"{in_bytes(free)} are free in {path.parent.parent}",
-                "fewer --chunks take less; TMPDIR may name another folder",
-            )
+        hint = "fewer --chunks take less; TMPDIR names another folder"
+        require_space(path.parent, 4 * shape[0] * shape[1], hint)
         self._logits = np.memmap(path, np.float32, "w+", shape=shape)
         self._ends = [0]
         threads = plan.threads or default_threads()

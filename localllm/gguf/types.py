@@ -102,6 +102,17 @@ QUANT_TYPES: tuple[QuantType, ...] = tuple(
 RUNNABLE_TYPES: tuple[QuantType, ...] = _RUNNABLE
 """The types that load and run."""
 
+_FILE_TYPES = """
+    F32 F16 Q4_0 Q4_1 - - - Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M
+    Q6_K IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S IQ2_M IQ4_XS IQ1_M
+    BF16 - - - TQ1_0 TQ2_0 MXFP4
+"""
+FILE_TYPES = tuple(_FILE_TYPES.split())
+"""Names of the numbers in ``general.file_type`` (llama.cpp's enum llama_ftype); "-": unused."""
+
+QUANTIZATION_VERSION = 2
+"""``general.quantization_version`` of ggml's formats, as they are since 2023."""
+
 _BY_ID = {quant.id: quant for quant in QUANT_TYPES}
 _BY_NAME = {quant.name: quant for quant in QUANT_TYPES}
 

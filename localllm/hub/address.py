@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from pathlib import Path
 
 from huggingface_hub.utils import WeakFileLock, get_session, hf_raise_for_status
@@ -12,10 +11,10 @@ from localllm.errors import LocalLLMError, ModelFileError
 from localllm.gguf import GGUFFile
 from localllm.hub.asking import Patience, patiently
 from localllm.hub.folders import models_dir
-from localllm.hub.partial import PartialFile, to_allocate
+from localllm.hub.partial import PartialFile, require_room
 from localllm.hub.receipts import Receipt, read_receipt, write_receipt
 from localllm.hub.references import Address
-from localllm.hub.transfer import Download, Watch, damaged, fetch, require_space, unwritten
+from localllm.hub.transfer import Download, Watch, damaged, fetch, unwritten
 
 
 def fetch_address(wanted: Address, watch: Watch) -> tuple[Path, Receipt]:
@@ -44,7 +43,7 @@ def _fetch(wanted: Address, size: int, etag: str, target: Path, watch: Watch) ->
     # Another file at the same address does not go on with the bytes of this one.
     mark = hashlib.sha256(f"{wanted.url} {etag}".encode()).hexdigest()[:16]
     part = target.with_name(f".{mark}.part")
-    require_space(target.parent, to_allocate(part, size), "XDG_DATA_HOME names another folder")
+    require_room(target.parent, {part: size}, "XDG_DATA_HOME names another folder")
     with PartialFile(part, size) as file:
         fetch(wanted.url, [Download(wanted.file, wanted.url, file)], {}, watch)
         sha256 = file.sha256(lambda done: watch.checked(wanted.file, done, size))
@@ -61,7 +60,6 @@ def _fetch(wanted: Address, size: int, etag: str, target: Path, watch: Watch) ->
 
 def _describe(url: str, watch: Watch) -> tuple[int, str]:
     """Bytes of the file at an address, and its ETag."""
-    stopped = threading.Event()
     headers = {"Accept-Encoding": "identity", "Range": "bytes=0-0"}
 
     def ask() -> tuple[int, str]:
@@ -74,4 +72,4 @@ def _describe(url: str, watch: Watch) -> tuple[int, str]:
                 raise LocalLLMError(f"{url}: the server does not say how long the file is")
             return int(size), response.headers.get("ETag", "").strip('"')
 
-    return patiently(ask, Patience(url, stopped, watch.say), stopped)
+    return patiently(ask, Patience(url, watch.say))

@@ -35,21 +35,21 @@ class Patience:
 
     Args:
         what: the repository or the address, as errors name it.
-        stopped: set to end every wait.
         say: told in one line what is waited for.
+        stopped: set to end every wait; None: nothing ends them.
         most: tries without a byte of progress between them.
     """
 
     def __init__(
         self,
         what: str,
-        stopped: threading.Event,
-        say: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None],
+        stopped: threading.Event | None = None,
         most: int = MOST_TRIES,
     ) -> None:
         self._what = what
         self._most = most
-        self._stopped = stopped
+        self._stopped = stopped or threading.Event()
         self._say = say
         self._tries = 0
 
@@ -81,7 +81,7 @@ class Patience:
         self._stopped.wait(seconds)
 
 
-def patiently(call: Callable[[], T], patience: Patience, stopped: threading.Event) -> T:
+def patiently(call: Callable[[], T], patience: Patience) -> T:
     """What `call` returns, tried again where the fault may pass.
 
     Raises:
@@ -97,8 +97,6 @@ def patiently(call: Callable[[], T], patience: Patience, stopped: threading.Even
                 raise
             cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
             patience.wait(cause if isinstance(cause, Exception) else error)
-            if stopped.is_set():
-                raise
 
 
 def explained(error: Exception, what: str, tries: int = 1) -> LocalLLMError:

@@ -8,14 +8,8 @@ from math import prod
 from typing import Any
 
 from localllm.gguf import GGUFFile
+from localllm.gguf.types import FILE_TYPES
 from localllm.units import in_bytes, si
-
-# general.file_type, as llama.cpp numbers it (enum llama_ftype).
-_FILE_TYPES = """
-    F32 F16 Q4_0 Q4_1 - - - Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M
-    Q6_K IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S IQ2_M IQ4_XS IQ1_M
-    BF16 - - - TQ1_0 TQ2_0 MXFP4
-"""
 
 # What a model's file may recommend, in the words of llama.cpp's metadata keys.
 _RECOMMENDED = {
@@ -59,8 +53,7 @@ def describe(file: GGUFFile) -> ModelFacts:
         stored += tensor.nbytes
     architecture = file.get("general.architecture", str, "unknown")
     number = file.get("general.file_type", int, None)
-    names = _FILE_TYPES.split()
-    stated = names[number] if number is not None and number in range(len(names)) else "-"
+    stated = dict(enumerate(FILE_TYPES)).get(-1 if number is None else number, "-")
     parameters = sum(types.values())
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     return ModelFacts(

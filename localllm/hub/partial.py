@@ -6,14 +6,17 @@ import hashlib
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+
+from localllm.files import require_space
 
 _SEGMENTS = 8  # connections for a large file
 _SMALLEST_SEGMENT = 4 * 2**20  # bytes
 _COUNT = struct.Struct("<Q")
 _HASHED = 4 * 2**20  # bytes read at once
+_SPARE = 64 * 2**20  # bytes that a download leaves free on the disk
 
 
 def to_allocate(path: Path, size: int) -> int:
@@ -22,6 +25,22 @@ def to_allocate(path: Path, size: int) -> int:
         return max(0, size - getattr(path.stat(), "st_blocks", 0) * 512)
     except FileNotFoundError:
         return size
+
+
+def require_room(folder: Path, sizes: Mapping[Path, int], hint: str) -> None:
+    """Checks that a disk has room for what unfinished files lack, and some more.
+
+    Args:
+        folder: on that disk.
+        sizes: bytes of each file when it will be whole.
+        hint: what to do where it has not.
+
+    Raises:
+        LocalLLMError: it has not.
+    """
+    needed = sum(to_allocate(path, size) for path, size in sizes.items())
+    if needed:
+        require_space(folder, needed + _SPARE, hint)
 
 
 def sha256_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from localllm.files import replacing
 from localllm.hub.asking import MOST_TRIES, Patience, patiently
 from localllm.hub.listing import RemoteFile, list_repository
-from localllm.hub.partial import PartialFile, to_allocate
+from localllm.hub.partial import PartialFile, require_room
 from localllm.hub.references import Reference
-from localllm.hub.transfer import Download, Watch, damaged, fetch, require_space, unwritten, verify
+from localllm.hub.transfer import Download, Watch, damaged, fetch, unwritten, verify
 
 T = TypeVar("T")
 
@@ -51,7 +50,6 @@ class Snapshot:
     def __init__(self, wanted: Reference, watch: Watch) -> None:
         self._wanted = wanted
         self._watch = watch
-        self._stopped = threading.Event()
         self.repository = self._ask(lambda: list_repository(wanted))
         name = repo_folder_name(repo_id=self.repository.name, repo_type="model")
         self._cache = Path(constants.HF_HUB_CACHE)
@@ -80,8 +78,8 @@ class Snapshot:
             for hash in sorted(unique):
                 self._lock(held, hash)
             missing = {hash: f for hash, f in unique.items() if not (blobs / hash).exists()}
-            need = sum(to_allocate(_part(blobs, hash), f.bytes) for hash, f in missing.items())
-            require_space(blobs, need, "HF_HUB_CACHE names another folder")
+            sizes = {_part(blobs, hash): file.bytes for hash, file in missing.items()}
+            require_room(blobs, sizes, "HF_HUB_CACHE names another folder")
             for file in files:
                 if file.sha256 not in missing:
                     self._watch.moved(file.path, file.bytes, file.bytes)
@@ -155,8 +153,7 @@ class Snapshot:
             held.enter_context(WeakFileLock(path))
 
     def _ask(self, call: Callable[[], T], most: int = MOST_TRIES) -> T:
-        patience = Patience(self._wanted.repository, self._stopped, self._watch.say, most)
-        return patiently(call, patience, self._stopped)
+        return patiently(call, Patience(self._wanted.repository, self._watch.say, most=most))
 
 
 def _part(blobs: Path, hash: str) -> Path:

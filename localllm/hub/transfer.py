@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import shutil
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -20,10 +19,8 @@ from huggingface_hub.utils import get_session, hf_raise_for_status
 from localllm.errors import LocalLLMError
 from localllm.hub.asking import MOST_TRIES, Patience, explained
 from localllm.hub.partial import PartialFile
-from localllm.units import in_bytes
 
 _CONNECTIONS = 8
-_SPARE = 64 * 2**20  # bytes that a download leaves free on the disk
 _TICK = 0.1  # seconds between two looks at how far it is
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -109,17 +106,6 @@ def unwritten(error: OSError, folder: Path) -> LocalLLMError:
     return LocalLLMError(f"{error.filename or folder}: {error.strerror or error}", hint)
 
 
-def require_space(folder: Path, need: int, hint: str) -> None:
-    """Raises LocalLLMError where a folder's disk has less room than is needed, and some more."""
-    free = shutil.disk_usage(folder).free
-    if need and need + _SPARE > free:
-        raise LocalLLMError(
-            f"{folder}: not enough room on the disk: {in_bytes(need)} are needed, "
-            f"{in_bytes(free)} are free",
-            hint,
-        )
-
-
 def _fetch(
     what: str, downloads: Sequence[Download], headers: Mapping[str, str], watch: Watch
 ) -> None:
@@ -132,7 +118,7 @@ def _fetch(
         try:
             while not stopped.is_set():
                 download, segment = work.popleft()
-                patience = Patience(what, stopped, said.append)
+                patience = Patience(what, said.append, stopped)
                 _fetch_segment(download, segment, headers, patience, stopped)
         except IndexError:
             pass  # nothing is left

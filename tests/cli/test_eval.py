@@ -140,7 +140,6 @@ def test_report_refuses_a_picture_before_it_measures(localllm: Run, model: Path)
 def test_report_makes_what_is_not_there(
     localllm: Run, text: Path, tmp_path: Path, speed: None
 ) -> None:
-    pytest.importorskip("localllm.compress.quantize")
     source = random_model(tmp_path / "m.gguf", "llama", "F16")
     arguments = ("report", source, "--quant", "Q8_0,Q2_K", "--data", text, *CHUNKS)
     document = json.loads(localllm(*arguments, "--json").out)
@@ -154,7 +153,6 @@ def test_report_makes_what_is_not_there(
 def test_fit_and_report_side_by_side(
     localllm: Run, text: Path, tmp_path: Path, speed: None
 ) -> None:
-    pytest.importorskip("localllm.compress.mixes")
     variables = {"XDG_STATE_HOME": str(tmp_path / "state")}
     file = random_model(tmp_path / "m-Q8_0.gguf", "llama", "Q8_0")
     arguments = ("fit", file, "--quant", "Q8_0,q4_0", "--json")
@@ -186,7 +184,6 @@ def test_fit_and_report_side_by_side(
     ],
 )
 def test_what_fit_refuses(localllm: Run, arguments: tuple[str, ...], message: str) -> None:
-    pytest.importorskip("localllm.compress.mixes")
     result = localllm("fit", *arguments)
     assert result.code != 0
     assert message in result.error

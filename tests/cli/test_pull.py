@@ -136,7 +136,7 @@ def test_a_server_that_is_not_there(pull: Client) -> None:
 
 def test_a_disk_without_room_is_told_at_once(pull: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000_000))
-    one_line(pull("pull", NAME), "not enough room", "9 MB are needed, 10 MB are free", "HF_HUB")
+    one_line(pull("pull", NAME), "not enough room", "76.1 MB are needed, 10 MB are free", "HF_HUB")
     assert not pull.hub.asked("/resolve/")
 
 

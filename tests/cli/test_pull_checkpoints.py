@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pexpect
 import pytest
@@ -43,9 +42,7 @@ def test_a_checkpoint_is_converted(client: Client, monkeypatch: pytest.MonkeyPat
         calls.append((type, {name: path.read_bytes() for name, path in found.items()}))
         output.write_bytes(TINY.read_bytes())
 
-    converter = ModuleType("localllm.convert")
-    converter.convert_checkpoint = convert_checkpoint  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "localllm.convert", converter)
+    monkeypatch.setattr("localllm.convert.convert_checkpoint", convert_checkpoint)
     result = client("pull", NAME, "--json")
     assert result.code == 0, result.error
     document = json.loads(result.out)

@@ -19,7 +19,7 @@ from localllm.evaluate.copying import copying_task, measure_copying
 from localllm.evaluate.startup import measure_startup
 from localllm.evaluate.synthetic import models, random_model
 from localllm.evaluate.tables import rate, tables
-from localllm.gguf import GGUFFile, quant_type
+from localllm.gguf import GGUFFile
 from localllm.hub.catalog import load_catalog
 from localllm.hub.names import resolve
 
@@ -347,12 +347,3 @@ def test_every_catalog_shape_can_be_made(name, monkeypatch):
         models.catalog_model("unused", load_catalog()[name], quantisation)
         assert all(made.shape[-1] % made.type.block_size == 0 for made in written.values())
     assert written["blk.0.attn_output.weight"].type.name in ("IQ4_XS", "IQ4_NL")
-
-
-def test_rows_that_are_no_whole_blocks():
-    def narrower(name, length):
-        return models._whole_blocks(quant_type(name), length).name
-
-    assert [narrower("Q4_K", length) for length in (512, 896, 900)] == ["Q4_K", "Q5_0", "F16"]
-    assert narrower("Q6_K", 896) == "Q8_0"
-    assert narrower("Q8_0", 900) == "F16"

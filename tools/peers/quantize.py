@@ -68,7 +68,7 @@ def compare(
     """Medians of both, and how much memory is allowed."""
     ours, theirs = folder / "ours.gguf", folder / "theirs.gguf"
     own = [sys.executable, "-c", "from localllm.cli.app import main; main()", "quantize"]
-    flags = ["--output", ours, "--threads", threads, "--force"]
+    flags = ["--out", ours, "--threads", threads, "--force"]
     turns: dict[str, list[tuple[float, int]]] = {"localllm": [], "llama-quantize": []}
     for _ in range(rounds):
         turns["localllm"].append(measured([*own, model, kind, *flags]))

@@ -14,7 +14,7 @@ from localllm.convert.layout import (
     require,
 )
 
-HEAD_DIM = 128  # where the config does not say
+_HEAD_DIM = 128  # where the config does not say
 
 
 def layout(checkpoint: Checkpoint) -> Layout:
@@ -26,7 +26,7 @@ def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     """The keys that Qwen3 has with and without experts."""
     require(checkpoint.config, "hidden_act", "silu")
     require(checkpoint.config, "use_sliding_window", False)
-    length = checkpoint.config.integer("head_dim", HEAD_DIM)
+    length = checkpoint.config.integer("head_dim", _HEAD_DIM)
     return {
         **decoder_metadata(checkpoint.config),
         "attention.key_length": length,

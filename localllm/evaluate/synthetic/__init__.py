@@ -4,7 +4,6 @@ from localllm.evaluate.synthetic.models import (
     ARCHITECTURES,
     catalog_model,
     catalog_outline,
-    llama3_rope_factors,
     random_model,
 )
 
@@ -12,6 +11,5 @@ __all__ = [
     "ARCHITECTURES",
     "catalog_model",
     "catalog_outline",
-    "llama3_rope_factors",
     "random_model",
 ]

@@ -17,13 +17,13 @@ Bytes = np.ndarray
 
 def random_tensor(
     random: np.random.Generator, quant: QuantType, shape: tuple[int, ...], deviation: float
-) -> tuple[Bytes, QuantType, tuple[int, ...]]:
-    """A tensor as `write_gguf` takes it."""
+) -> Bytes:
+    """The stored bytes of a tensor."""
     draw = _DRAWS.get(quant.name)
     if draw is not None:
-        return _drawn(random, draw, quant, int(np.prod(shape)), deviation), quant, shape
+        return _drawn(random, draw, quant, int(np.prod(shape)), deviation)
     values = random.standard_normal(shape, np.float32) * np.float32(deviation)
-    return _stored(values, quant), quant, shape
+    return _stored(values, quant)
 
 
 def _stored(values: np.ndarray, quant: QuantType) -> Bytes:

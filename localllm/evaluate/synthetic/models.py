@@ -8,7 +8,7 @@ have a deviation of about 1.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,27 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from localllm.errors import UsageError
+from localllm.compress.mixes import fitting, mix_named, plan_types
 from localllm.evaluate.synthetic.blocks import random_tensor
 from localllm.evaluate.synthetic.vocabularies import bpe_vocabulary, spm_vocabulary
 from localllm.gguf import GGUFFile, MadeTensor, TensorInfo, quant_type, write_gguf
-from localllm.gguf.types import RUNNABLE_TYPES, QuantType
+from localllm.gguf.types import RUNNABLE_TYPES
 from localllm.hub.catalog import CatalogModel, Shape
 
 ARCHITECTURES = ("llama", "llama-moe", "qwen2", "qwen3", "qwen3moe", "gemma3", "phi3")
 """`llama-moe` is Mixtral: architecture "llama" with experts."""
 
+_RUNNABLE = frozenset(quant.name for quant in RUNNABLE_TYPES)
 ROUTER_GAIN = 3.0  # a clear first expert: near-ties that flip the last one matter little
-
-# Of blocks of 256 weights -> of blocks of 32.
-NARROWER = {
-    "Q2_K": "Q4_0",
-    "Q3_K": "Q4_0",
-    "Q4_K": "Q5_0",
-    "Q5_K": "Q5_1",
-    "Q6_K": "Q8_0",
-    "IQ4_XS": "IQ4_NL",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +72,7 @@ def random_model(
     Args:
         path: where to.
         arch: one of ARCHITECTURES.
-        weight_type: a type for all matrices ("Q4_0"), the mix "Q4_K_M", or types by name pattern,
+        weight_type: a type for all matrices ("Q4_0"), a mix ("Q4_K_M"), or types by name pattern,
             the first match counting, F32 where none does. Norms, biases and routers are always F32.
         seed: the same seed gives the same file; a tensor's numbers depend on seed and name only.
         layers: 2 by default; gemma3 6, so that its last one attends globally.
@@ -136,11 +127,8 @@ def catalog_model(
     """Writes random weights in the shape of a catalog entry; types as of `random_model`.
 
     Raises:
-        UsageError: no weights of that type can be made.
+        UsageError: there is no such type and no such mix.
     """
-    known = ["Q4_K_M", *(quant.name for quant in RUNNABLE_TYPES)]
-    if isinstance(weight_type, str) and weight_type not in known:
-        raise UsageError(f"--quant {weight_type}: must be one of {', '.join(known)}")
     shape = _catalog_shape(entry)
     content = _hyperparameters(shape) | _vocabulary(shape)
     write_gguf(path, content, _tensors(shape, weight_type, seed=0))
@@ -149,13 +137,16 @@ def catalog_model(
 
 def catalog_outline(entry: CatalogModel) -> GGUFFile:
     """What `catalog_model` writes, without vocabulary and data, every matrix as F16."""
-    shape = _catalog_shape(entry)
+    return _outline(_catalog_shape(entry))
+
+
+def _outline(shape: SyntheticShape) -> GGUFFile:
     nothing = np.empty(0, np.uint8)
     tensors = {
         name: TensorInfo(name, made.type, tuple(made.shape), nothing)
-        for name, made in _tensors(shape, {"*": "F16"}, seed=0).items()
+        for name, made in _tensors(shape, "F16", seed=0).items()
     }
-    return GGUFFile(Path(entry.alias), 3, _hyperparameters(shape), tensors)
+    return GGUFFile(Path("outline.gguf"), 3, _hyperparameters(shape), tensors)
 
 
 def _catalog_shape(entry: CatalogModel) -> SyntheticShape:
@@ -219,7 +210,7 @@ def _hyperparameters(shape: SyntheticShape) -> dict[str, Any]:
 def _tensors(
     shape: SyntheticShape, weight_type: str | Mapping[str, str], seed: int
 ) -> dict[str, MadeTensor]:
-    types = _TypeMap(shape, weight_type)
+    type_of = _types(shape, weight_type)
     tensors: dict[str, MadeTensor] = {}
 
     def generator(name: str) -> np.random.Generator:
@@ -227,9 +218,9 @@ def _tensors(
 
     def matrix(name: str, *size: int, gain: float = 1.0) -> None:
         deviation = gain / size[-1] ** 0.5
-        quant = _whole_blocks(quant_type(types.of(name)), size[-1])
+        quant = quant_type(fitting(type_of(name), size[-1]))
         tensors[name] = MadeTensor(
-            quant, size, lambda: random_tensor(generator(name), quant, size, deviation)[0]
+            quant, size, lambda: random_tensor(generator(name), quant, size, deviation)
         )
 
     def stored(name: str, values: np.ndarray) -> None:
@@ -292,17 +283,10 @@ def _tensors(
     return tensors
 
 
-def _whole_blocks(quant: QuantType, length: int) -> QuantType:
-    """The type, or what llama-quantize takes where rows are no multiple of its blocks."""
-    if length % quant.block_size:
-        quant = quant_type(NARROWER.get(quant.name, "F16"))
-    return quant if length % quant.block_size == 0 else quant_type("F16")
-
-
 def _rope_factors(shape: SyntheticShape) -> dict[str, np.ndarray]:
     half = shape.head_dim // 2
     if shape.arch == "llama":
-        return {"rope_freqs.weight": llama3_rope_factors(half, 500000.0, shape.context // 4)}
+        return {"rope_freqs.weight": _llama3_rope_factors(half, 500000.0, shape.context // 4)}
     if shape.arch == "phi3":
         ramp = np.linspace(0, 1, half, dtype=np.float32)
         return {
@@ -312,47 +296,27 @@ def _rope_factors(shape: SyntheticShape) -> dict[str, np.ndarray]:
     raise ValueError(f"{shape.arch} has no rope factors")
 
 
-def llama3_rope_factors(
-    half: int, base: float, original_context: int, factor: float = 8.0
-) -> np.ndarray:
-    """Llama 3.1's divisors of the rope frequencies: 1 for short waves, `factor` for long ones."""
+def _llama3_rope_factors(half: int, base: float, original_context: int) -> np.ndarray:
+    """Llama 3.1's divisors of the rope frequencies: 1 for short waves, 8 for long ones."""
     wavelength = 2 * np.pi * base ** (np.arange(half) / half)
     smooth = np.clip((original_context / wavelength - 1.0) / (4.0 - 1.0), 0, 1)
-    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
+    return (1 / ((1 - smooth) / 8 + smooth)).astype(np.float32)
 
 
-class _TypeMap:
-    """The type of each matrix."""
+def _types(shape: SyntheticShape, weight_type: str | Mapping[str, str]) -> Callable[[str], str]:
+    """What gives each matrix its type, by name; see `random_model`."""
+    if isinstance(weight_type, str) and weight_type not in _RUNNABLE:
+        weight_type = {
+            name: quant.name
+            for name, quant in plan_types(_outline(shape), mix_named(weight_type)).types.items()
+        }
+    patterns = {"*": weight_type} if isinstance(weight_type, str) else weight_type
 
-    def __init__(self, shape: SyntheticShape, weight_type: str | Mapping[str, str]) -> None:
-        self.shape = shape
-        self.weight_type = weight_type
-
-    def of(self, name: str) -> str:
+    def type_of(name: str) -> str:
         if name.endswith("ffn_gate_inp.weight"):
             return "F32"
-        if isinstance(self.weight_type, str):
-            return self._q4_k_m(name) if self.weight_type == "Q4_K_M" else self.weight_type
-        if name in self.weight_type:
-            return self.weight_type[name]
-        for pattern, quant in self.weight_type.items():
-            if fnmatchcase(name, pattern):
-                return quant
-        return "F32"
+        if name in patterns:
+            return patterns[name]
+        return next((quant for text, quant in patterns.items() if fnmatchcase(name, text)), "F32")
 
-    def _q4_k_m(self, name: str) -> str:
-        """llama-quantize's mix, for the tensors that these models have."""
-        if name == "output.weight" or (name == "token_embd.weight" and self.shape.tied):
-            return "Q6_K"
-        if not name.startswith("blk."):
-            return "Q4_K"
-        _, layer, part, _ = name.split(".")
-        if part == "attn_qkv":
-            return "Q5_K"
-        if part in ("attn_k", "attn_v") and self.shape.experts == 8:
-            return "Q8_0"
-        index, layers = int(layer), self.shape.layers
-        eighth = layers // 8
-        more = index < eighth or index >= 7 * layers // 8 or (index - eighth) % 3 == 2
-        widened = ("attn_v", "ffn_down", "ffn_down_exps")
-        return "Q6_K" if more and part in widened else "Q4_K"
+    return type_of
