@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
+import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,33 @@ def random_text(random: random.Random, special: Sequence[str] = ()) -> str:
         else:
             out.append(random.choice("aA1! \n") * random.randint(1, 60))
     return "".join(out)
+
+
+@lru_cache
+def _by_category() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for code in range(0x110000):
+        found.setdefault(unicodedata.category(chr(code)), []).append(chr(code))
+    return found
+
+
+def words_of_all_kinds(seed: int, count: int, special: Sequence[str] = ()) -> Iterator[str]:
+    """Texts of `random_text` with what WordPiece finds hard: marks and symbols of every category,
+    Hangul whole and in parts, unassigned and private code points, and words of 90 to 110
+    characters, of which those over 100 are unknown.
+    """
+    source = random.Random(seed)
+    categories = "Mn Mc Me Po Pd Sm Sk So Lu Lt Cf Cc Cn Co".split()
+    for _ in range(count):
+        parts = [random_text(source, special)]
+        for _ in range(source.randint(1, 4)):
+            of = _by_category()[source.choice(categories)]
+            parts += [source.choice("aÉ각한ᄀ中 "), *source.choices(of, k=source.randint(1, 3))]
+        parts.append("".join(chr(source.randint(0xAC00, 0xD7A3)) for _ in range(3)))
+        if source.random() < 0.2:
+            parts += [" ", source.choice("aÀ각ς") * source.randint(30, 110)]
+        source.shuffle(parts)
+        yield "".join(parts)
 
 
 def random_texts(seed: int, count: int, special: Sequence[str] = ()) -> Iterator[str]:

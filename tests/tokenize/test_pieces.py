@@ -129,6 +129,19 @@ def test_word_piece() -> None:
     assert tokenizer.decode(ids, skip_special=True) == "hello world"
 
 
+def test_word_piece_words_of_more_than_100_characters_are_unknown() -> None:
+    tokenizer = load_tokenizer(model_file(word_piece(["▁a", "a", "▁b"])))
+    assert shown(tokenizer, "a" * 100) == ["▁a", *["a"] * 99]
+    assert shown(tokenizer, "b " + "a" * 101 + " b") == ["▁b", "[UNK]", "▁b"]
+
+
+def test_word_piece_a_mark_in_the_text_is_no_mark_of_a_word() -> None:
+    tokenizer = load_tokenizer(model_file(word_piece(["▁a", "▁x", "▁", "▁▁"])))
+    assert shown(tokenizer, "x▁a") == ["[UNK]"]
+    assert shown(tokenizer, "x▁") == ["▁x", "▁"]
+    assert shown(tokenizer, "▁") == ["▁▁"]
+
+
 def test_word_piece_keeps_case_and_accents_where_told() -> None:
     fields = word_piece(["▁É", "▁é", "▁e"])
     settings = {"tokenizer.ggml.normalizer.lowercase": False}

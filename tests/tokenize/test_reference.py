@@ -14,9 +14,10 @@ from localllm.tokenize import Tokenizer, load_tokenizer
 from localllm.tokenize.pretokenizers import find_pretokenizer, pretokenizer_names
 from localllm.tokenize.vocabulary import Attribute
 
-from .building import all_pairs, model_file, random_texts, sentence_piece, word_piece
+from .building import all_pairs, model_file, random_texts, sentence_piece
 
 VOCABULARIES = ("bert-bge", "deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2")
+SAME = VOCABULARIES[1:]  # WordPiece is the tokenizers package's here (test_bert_words.py)
 ORDINARY, THOROUGH = 300, 5000
 
 
@@ -74,14 +75,14 @@ def compare(path: Path, count: int) -> Tokenizer:
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize("name", SAME)
 def test_random_text(vocabs: Path, name: str) -> None:
     compare(path_of(vocabs, name), ORDINARY)
 
 
 @pytest.mark.peer
 @pytest.mark.slow
-@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize("name", SAME)
 def test_much_random_text(vocabs: Path, name: str) -> None:
     compare(path_of(vocabs, name), THOROUGH)
 
@@ -151,15 +152,3 @@ def test_sentence_piece(tmp_path: Path, model: str, spaces: tuple[bool, bool]) -
     fields = sentence_piece(PIECES, model, add_space_prefix=spaces[0])
     fields["remove_extra_whitespaces"] = spaces[1]
     compare(write(tmp_path / "pieces.gguf", fields), 200)
-
-
-@pytest.mark.peer
-@pytest.mark.parametrize("lowercase", [True, False])
-def test_word_piece(tmp_path: Path, lowercase: bool) -> None:
-    pytest.importorskip("llama_cpp")
-    letters = "abcdefghijklmnopqrstuvwxyzABCEIKSTßé0123456789日本語,.'!-<>_ıα각ᄀ"
-    pieces = [*letters, *(f"▁{letter}" for letter in letters), "▁the", "▁THE", "▁hel", "lo"]
-    fields = word_piece(pieces)
-    fields["normalizer.lowercase"] = lowercase
-    metadata = {(f"tokenizer.ggml.{key}" if "." in key else key): v for key, v in fields.items()}
-    compare(write(tmp_path / "words.gguf", metadata), 200)
