@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from localllm.cli.loading import progress
 from localllm.cli.options import OutputOptions, with_options
-from localllm.errors import UsageError
+from localllm.cli.output_file import output_file
 from localllm.terminal import one_line, printable
 from localllm.units import in_bytes, si
 
@@ -44,8 +43,8 @@ def command(
     from localllm.convert.conversion import AUTO, convert_checkpoint
 
     type = AUTO if kind.lower() == AUTO else kind.upper()
-    path = out or Path(f"{model_name(source)}-{type}.gguf")
-    _check_writable(path)
+    sources = source.glob("*")
+    path = output_file("--out", out or Path(f"{model_name(source)}-{type}.gguf"), sources)
     with progress(f"reading {source} …") as line:
 
         def say(done: int, total: int) -> None:
@@ -61,17 +60,3 @@ def command(
         f"{printable(str(made.path))}: {made.architecture}, {si(made.parameters)} parameters, "
         f"{made.type}, {in_bytes(made.bytes)}"
     )
-
-
-def _check_writable(path: Path) -> None:
-    """Says before anything is read that nothing could be written.
-
-    Raises:
-        UsageError: there is no such folder, or something else than a file has that name.
-    """
-    if not path.parent.is_dir():
-        raise UsageError(f"--out {path}: there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"--out {path}: is there, and no regular file")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"--out {path}: {path.parent} cannot be written")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from localllm.cli.output_file import output_file
 from localllm.errors import LocalLLMError, UsageError
 from localllm.files import replacing
 
@@ -18,14 +18,7 @@ def picture_file(plot: str, other: str = "") -> Path:
     path = Path(plot)
     if path.suffix != ".svg":
         raise UsageError(f"--plot {plot}: must be an .svg file{other}")
-    if not path.parent.is_dir():
-        raise UsageError(f"--plot {plot}: there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"--plot {plot}: is there, and no regular file")
-    for place in (path.parent, path):
-        if place.exists() and not os.access(place, os.W_OK):
-            raise UsageError(f"--plot {plot}: {place} cannot be written")
-    return path
+    return output_file("--plot", path)
 
 
 def write_picture(path: Path, text: str) -> None:

@@ -133,11 +133,14 @@ def test_a_hostile_hub_gets_no_file_outside_the_cache(pull: Client) -> None:
     assert not list(pull.folder.rglob("*evil*"))
 
 
+FILES: list[Any] = ["x", [1], [{}], [{"rfilename": 5, "size": 1}]]
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        *({"siblings": one} for one in FILES),
         *({"id": name} for name in (5, None, "model", "../../../evil", "/tmp/evil", "u/\x1b[31m")),
-        *({"siblings": one} for one in ("x", [1], [{}], [{"rfilename": 5, "size": 1}])),
         *(
             {"siblings": [{"rfilename": "m-Q4_K_M.gguf", "lfs": lfs}]}
             for lfs in ("x", {}, {"sha256": 5})
