@@ -12,7 +12,7 @@ import typer
 
 from localllm.cli.loading import progress
 from localllm.cli.options import OutputOptions, with_options
-from localllm.cli.output_file import require_writable
+from localllm.cli.output_file import output_file
 from localllm.terminal import one_line, printable
 from localllm.units import in_bytes, si
 
@@ -43,8 +43,8 @@ def command(
     from localllm.convert.conversion import AUTO, convert_checkpoint
 
     type = AUTO if kind.lower() == AUTO else kind.upper()
-    path = out or Path(f"{model_name(source)}-{type}.gguf")
-    require_writable("--out", path)
+    sources = source.glob("*")
+    path = output_file("--out", out or Path(f"{model_name(source)}-{type}.gguf"), sources)
     with progress(f"reading {source} …") as line:
 
         def say(done: int, total: int) -> None:

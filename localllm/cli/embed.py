@@ -104,13 +104,18 @@ def _texts(arguments: list[str] | None) -> list[str]:
     where = "text" if arguments else "line"
     if not arguments and sys.stdin.isatty():
         raise UsageError("there is no text", "give some as arguments, or lines through a pipe")
-    texts = arguments or read_stdin().splitlines()
+    texts = arguments or _lines(read_stdin())
     if not texts:
         raise UsageError("there is no text: stdin is empty")
     for number, text in enumerate(texts, 1):
         if not text.strip():
             raise UsageError(f"{where} {number}: is empty: there is nothing to embed")
     return texts
+
+
+def _lines(text: str) -> list[str]:
+    """The lines; a form feed or another mark that `str.splitlines` knows ends none."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def _encoded(texts: Iterable[str], engine: Engine) -> Iterator[list[int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from localllm.cli.loading import find, load_engine, progress
 from localllm.cli.options import EngineOptions, Model, OutputOptions, Threads, with_options
+from localllm.cli.output_file import output_file
 from localllm.errors import LocalLLMError, UsageError
 from localllm.terminal import one_line
 from localllm.units import in_bytes
@@ -42,19 +42,23 @@ def command(
     for flag, value in (("ctx", ctx), ("chunks", chunks)):
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: must be >= 1")
-    target = _target(out)
 
     from localllm.compress.calibration import CALIBRATION_TEXT, collect, cut
     from localllm.compress.imatrix import write_imatrix
+    from localllm.gguf import GGUFFile
+    from localllm.tokenize import load_tokenizer
 
     source = CALIBRATION_TEXT if data is None else Path(data)
     text = _read(source)
     found = find(model)
+    file = GGUFFile.open(found.path)
+    shards = (shard.path for shard in file.shards)
+    target = output_file("--out", Path(out), (source, *shards))
+    tokenizer = load_tokenizer(file)
+    # llama.cpp's tools drop the line's end at the end of a file
+    pieces = cut(tokenizer.encode(text.removesuffix("\n")), tokenizer, ctx)[:chunks]
     options = EngineOptions(ctx=ctx, threads=threads, kv_type="f16", device="cpu", draft="none")
     engine, _ = load_engine(found, options, texts=_TEXTS_AT_ONCE)
-    # llama.cpp's tools drop the line's end at the end of a file
-    tokens = engine.tokenizer.encode(text.removesuffix("\n"))
-    pieces = cut(tokens, engine.tokenizer, ctx)[:chunks]
     start = time.perf_counter()
     with progress() as line:
 
@@ -99,22 +103,6 @@ def command(
             "in all: a longer text reaches more",
             file=sys.stderr,
         )
-
-
-def _target(out: str) -> Path:
-    """Where to write, checked before anything is computed.
-
-    Raises:
-        UsageError: it cannot be written there.
-    """
-    path = Path(out)
-    if not path.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"--out {out}: is there, and no regular file")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"--out {out}: {path.parent} cannot be written")
-    return path
 
 
 def _read(path: Path) -> str:

@@ -1,27 +1,28 @@
-"""Where a command is to write: checked before anything is computed."""
+"""The file that a command writes: what can be wrong with it is said before anything is computed."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from localllm.errors import UsageError
 
 
-def require_writable(flag: str, path: Path) -> None:
-    """Checks that a file can be made or replaced.
-
-    Args:
-        flag: that names it.
-        path: of the file.
+def output_file(flag: str, path: Path, sources: Iterable[Path] = ()) -> Path:
+    """The path that a flag names, if a file can be written there and none of the sources is.
 
     Raises:
-        UsageError: there is no such folder, it cannot be written, or something else than a file
-            has that name.
+        UsageError: it cannot, or the file is one that the command reads.
     """
+    where = f"{flag} {path}"
     if not path.parent.is_dir():
-        raise UsageError(f"{flag} {path}: there is no folder {path.parent}")
+        raise UsageError(f"{where}: there is no folder {path.parent}")
     if path.exists() and not path.is_file():
-        raise UsageError(f"{flag} {path}: is there, and no regular file")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{flag} {path}: {path.parent} cannot be written")
+        raise UsageError(f"{where}: is there, and no regular file")
+    for place in (path.parent, path):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise UsageError(f"{where}: {place} cannot be written")
+    if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+        raise UsageError(f"{where}: is what is read here", "name another file")
+    return path

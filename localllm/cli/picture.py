@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from localllm.cli.output_file import require_writable
+from localllm.cli.output_file import output_file
 from localllm.errors import LocalLLMError, UsageError
 from localllm.files import replacing
 
@@ -18,8 +18,7 @@ def picture_file(plot: str, other: str = "") -> Path:
     path = Path(plot)
     if path.suffix != ".svg":
         raise UsageError(f"--plot {plot}: must be an .svg file{other}")
-    require_writable("--plot", path)
-    return path
+    return output_file("--plot", path)
 
 
 def write_picture(path: Path, text: str) -> None:

@@ -13,11 +13,12 @@ import typer
 
 from localllm.cli.loading import find, progress
 from localllm.cli.options import EngineOptions, OutputOptions, Threads, with_options
-from localllm.cli.output_file import require_writable
+from localllm.cli.output_file import output_file
 from localllm.cli.settings import settle
 from localllm.errors import ModelFileError, UsageError
 from localllm.hub.names import LocalModel
 from localllm.hub.references import quantisation_of
+from localllm.terminal import one_line
 from localllm.units import in_bytes
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def command(
     overrides = [_override(text) for text in tensor_type or []]
     source = find(model)
     target = Path(out) if out is not None else _output(source, model, mix.name)
-    require_writable("--out", target)
+    output_file("--out", target, () if imatrix is None else (Path(imatrix),))
     if target.exists() and not force and not _same(target, source.path):
         raise UsageError(f"{target} is there already", "--force replaces it")
     importance, metadata = None, None
@@ -107,7 +108,7 @@ def command(
             say=line.say,
         )
     for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {one_line(note)}", file=sys.stderr)
     if output.json:
         document = asdict(report) | {"source": str(report.source), "output": str(report.output)}
         print(json.dumps(document, ensure_ascii=False))
@@ -155,7 +156,8 @@ def _same(one: Path, other: Path) -> bool:
 def _print(report: QuantizeReport) -> None:
     error = f", relative error {report.relative_error:.3%}" if report.relative_error else ""
     print(
-        f"{report.output}: {in_bytes(report.bytes)} of {in_bytes(report.source_bytes)}, "
+        f"{one_line(str(report.output))}: "
+        f"{in_bytes(report.bytes)} of {in_bytes(report.source_bytes)}, "
         f"{report.bits_per_weight:.2f} bits per weight{error}, {report.seconds:.1f} s"
     )
     for title, counts in (("before", report.before), ("after", report.after)):

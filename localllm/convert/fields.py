@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ class Fields:
     ) -> float:
         """A finite number within bounds."""
         value = self._value(key, default)
-        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+        if type(value) not in (int, float) or not low <= value <= high:  # nor is a NaN
             raise self.fail(key, f"{_text(value)} is not a number from {low:g} to {high:g}")
         return float(value)
 

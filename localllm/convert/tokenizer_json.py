@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
 from collections.abc import Iterator
 from itertools import chain
@@ -31,6 +30,7 @@ from localllm.gguf.metadata import shown
 SPACE = "\u2581"
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _MOST_MERGES = 1 << 24
+_MOST_SCORE = 1e30  # far beyond any; of larger ones not every sum is finite
 
 
 def vocabulary_of(tokenizer: Fields, rows: int) -> Vocabulary:
@@ -100,7 +100,7 @@ def _unigram(tokenizer: Fields, model: Fields, rows: int) -> Vocabulary:
     for entry in entries:
         pair: Any = entry if isinstance(entry, list) and len(entry) == 2 else ("", None)
         text, score = pair
-        sane = isinstance(text, str) and isinstance(score, int | float) and math.isfinite(score)
+        sane = isinstance(text, str) and isinstance(score, int | float) and abs(score) < _MOST_SCORE
         if not sane:
             raise model.fail("vocab", f"{shown(str(entry))} is no token with its score")
         tokens.append(text)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from localllm.engine.engine import Engine
-from localllm.engine.machine import default_threads, kernels
+from localllm.engine.machine import default_threads, kernels, require_threads
 from localllm.engine.runner import Logits
 from localllm.errors import UsageError
 from localllm.evaluate.scoring import (
@@ -32,6 +32,7 @@ from localllm.evaluate.texts import Text, Tokens, cut, same_vocabulary
 from localllm.gguf import GGUFFile
 from localllm.models import load_definition
 from localllm.ops.packed import PackedCache
+from localllm.tokenize import load_tokenizer
 
 Say = Callable[[str], None]  # told what is being measured
 LEAST_CONTEXT = 8  # tokens; of fewer, next to nothing is scored
@@ -61,6 +62,7 @@ class EvalPlan:
             raise UsageError(f"--ctx {self.context}: must be >= {LEAST_CONTEXT}")
         if self.chunks is not None and self.chunks < 1:
             raise UsageError(f"--chunks {self.chunks}: must be >= 1")
+        require_threads(self.threads)
 
     def load(self, path: Path) -> Engine:
         """The engine of a model, with room for the chunks of a step.
@@ -104,14 +106,15 @@ def evaluate(
         LocalLLMError: a model cannot be loaded, or its logits are not finite.
     """
     kernels()  # before anything is loaded: LOCALLLM_ISA may ask for what cannot run here
+    say("reading the text")
+    tokenizers = [load_tokenizer(GGUFFile.open(one)) for one in (path, base) if one is not None]
+    if not same_vocabulary(tokenizers):
+        raise UsageError(f"--base {base}: has another vocabulary than {path}")
+    pieces = [cut(tokenizers[0], text, plan.context, plan.chunks) for text in texts]
+    chunks = np.concatenate(pieces)
     say("loading")
     engine = plan.load(path)
     other = None if base is None else plan.load(base)
-    if other and not same_vocabulary([engine.tokenizer, other.tokenizer]):
-        raise UsageError(f"--base {base}: has another vocabulary than {path}")
-    say("reading the text")
-    pieces = [cut(engine.tokenizer, text, plan.context, plan.chunks) for text in texts]
-    chunks = np.concatenate(pieces)
     start = time.perf_counter()
     reference = logits(other, chunks) if other else None
     scores = measure(engine, chunks, reference, plan, say)

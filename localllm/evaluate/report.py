@@ -28,7 +28,7 @@ from localllm.evaluate.texts import Text, Tokens, cut, same_vocabulary
 from localllm.files import require_space
 from localllm.gguf import GGUFFile
 from localllm.models.config import read_config
-from localllm.tokenize import Tokenizer
+from localllm.tokenize import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ class _Kept:
         self, path: Path, base: Path, texts: Sequence[Text], plan: EvalPlan, say: Say
     ) -> None:
         self._plan = plan
+        self.tokenizer: Tokenizer = load_tokenizer(GGUFFile.open(base))
+        pieces = [cut(self.tokenizer, text, plan.context, plan.chunks) for text in texts]
+        self.chunks: Tokens = np.concatenate(pieces)
         say("loading")
         engine = plan.load(base)
-        self.tokenizer: Tokenizer = engine.tokenizer
-        pieces = [cut(engine.tokenizer, text, plan.context, plan.chunks) for text in texts]
-        self.chunks: Tokens = np.concatenate(pieces)
         shape = len(self.chunks) * len(scored(plan.context)), engine.config.vocab
         hint = "fewer --chunks take less; TMPDIR names another folder"
         require_space(path.parent, 4 * shape[0] * shape[1], hint)

@@ -206,7 +206,7 @@ def table_lines(text: str) -> list[Table]:
     """The lines of every `[[model]]` table; the first line is 1."""
     tables: list[Table] = []
     inside = ""  # the quotes that end a text of several lines
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # as TOML counts them
         plain = line.strip()
         if inside:
             if inside in line:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
 
 from localllm.errors import LocalLLMError, UsageError
 from localllm.gguf.types import RUNNABLE_TYPES
 from localllm.hub.references import Reference, quantisation_of
-from localllm.hub.store import is_model, shards_of
+from localllm.hub.store import is_model, shard_count, shards_of
 from localllm.units import in_bytes
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -19,6 +22,7 @@ _CHECKPOINT = re.compile(
     r"[\w.-]*\.json|tokenizer\.model|[\w.-]+\.(?:txt|jinja)|1_Pooling/config\.json"
 )
 _LARGEST_PLAIN = 64 * 2**20  # bytes of a file that the hub keeps in git itself
+_LARGEST_ANSWER = 64 * 2**20  # bytes; that of a repository of 30,000 files has 8 million
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class RemoteModel:
     def bytes(self) -> int:
         """Size of all its files."""
         return sum(file.bytes for file in self.files)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every shard is there."""
+        return len(self.files) == shard_count(self.files[0].path)
 
     @property
     def label(self) -> str:
@@ -105,29 +114,61 @@ def list_repository(wanted: Reference) -> Repository:
         HfHubHTTPError, httpx2.HTTPError: the hub does not say.
         LocalLLMError: what it says cannot be.
     """
-    from huggingface_hub import HfApi, constants
-
-    api = HfApi(endpoint=constants.ENDPOINT)
-    found = api.model_info(
-        wanted.repository, revision=wanted.revision, files_metadata=True, timeout=30
+    from huggingface_hub import constants
+    from huggingface_hub.utils import (
+        build_hf_headers,
+        get_session,
+        hf_raise_for_status,
+        validate_repo_id,
     )
-    if not _COMMIT.fullmatch(found.sha or ""):
-        raise LocalLLMError(f"{wanted.repository}: the hub names no commit: {found.sha!r}")
-    files = []
-    for one in found.siblings or ():
-        sha256 = None if one.lfs is None else str(one.lfs.sha256)
-        size = one.size if one.lfs is None else one.lfs.size
-        # These come from a server and become names of files.
-        parts = one.rfilename.split("/")
-        strange = not one.rfilename.isprintable() or {"", ".", ".."} & set(parts)
-        if strange or "\\" in one.rfilename or type(size) is not int or size < 0:
-            continue
-        if sha256 is not None and not _SHA256.fullmatch(sha256):
-            raise LocalLLMError(f"{wanted.repository}: {one.rfilename}: {sha256!r} is no sha256")
-        if sha256 is None and size > _LARGEST_PLAIN:
-            continue
-        files.append(RemoteFile(one.rfilename, size, sha256))
-    return Repository(found.id, str(found.sha), tuple(files))
+
+    revision = quote(wanted.revision, safe="")
+    url = f"{constants.ENDPOINT}/api/models/{wanted.repository}/revision/{revision}?blobs=true"
+    answer = bytearray()
+    with get_session().stream("GET", url, headers=build_hf_headers(), timeout=30) as response:
+        hf_raise_for_status(response)
+        for chunk in response.iter_bytes():
+            answer += chunk
+            if len(answer) > _LARGEST_ANSWER:
+                raise _no_answer(wanted)
+    try:
+        found = json.loads(answer)
+        name, commit = found["id"], found.get("sha")
+        validate_repo_id(name)  # it comes from a server and becomes the name of a folder
+        if "/" not in name:
+            raise ValueError
+        listed = [_listed(one) for one in found.get("siblings") or ()]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise _no_answer(wanted) from None
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        raise LocalLLMError(f"{wanted.repository}: the hub names no commit: {commit!r}")
+    return Repository(name, commit, tuple(file for file in listed if file is not None))
+
+
+def _listed(entry: Any) -> RemoteFile | None:
+    """A file of the hub's answer; None for one that is not to be had.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: it is none at all.
+    """
+    lfs, path = entry.get("lfs"), entry["rfilename"]
+    sha256 = None if lfs is None else lfs["sha256"]
+    size = (entry if lfs is None else lfs).get("size")
+    if sha256 is not None and not _SHA256.fullmatch(sha256):
+        raise ValueError
+    # These come from a server and become names of files.
+    strange = not path.isprintable() or {"", ".", ".."} & set(path.split("/")) or "\\" in path
+    if strange or type(size) is not int or size < 0:
+        return None
+    if sha256 is None and size > _LARGEST_PLAIN:
+        return None
+    return RemoteFile(path, size, sha256)
+
+
+def _no_answer(wanted: Reference) -> LocalLLMError:
+    return LocalLLMError(
+        f"{wanted.repository}: the answer is no list of its files", "HF_ENDPOINT must name a hub"
+    )
 
 
 def choose(models: Sequence[RemoteModel], wanted: Reference, default: str) -> RemoteModel | None:

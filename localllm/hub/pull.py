@@ -18,7 +18,7 @@ from localllm.hub.partial import sha256_of
 from localllm.hub.receipts import Receipt, read_receipt, write_receipt
 from localllm.hub.references import Address, Reference, quantisation_of
 from localllm.hub.snapshot import PulledFile, Snapshot
-from localllm.hub.store import origin_of
+from localllm.hub.store import origin_of, shard_count
 from localllm.hub.transfer import Watch
 
 Pick = Callable[[str, Sequence[RemoteModel]], RemoteModel]
@@ -80,6 +80,9 @@ def pull(
         return _pull_checkpoint(snapshot, wanted, convert, watch)
     name = snapshot.repository.name
     model = choose(models, wanted, default) or pick(name, models)
+    if not model.whole:
+        there = f"{len(model.files)} of {shard_count(model.files[0].path)} files are there"
+        raise LocalLLMError(f"{name}: {model.label} is not whole: {there}", "its upload may go on")
     files = snapshot.pull(model.files)
     named = _named(name, model.quantisation)
     return Pulled(named, files[0].path, tuple(files), name, snapshot.repository.revision)

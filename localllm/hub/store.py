@@ -49,8 +49,7 @@ class CachedFile:
     @property
     def whole(self) -> bool:
         """Whether every shard is there."""
-        stated = _SHARD.search(self.path.name)
-        return stated is None or len(self.shards) == int(stated[1])
+        return len(self.shards) == shard_count(self.path.name)
 
     @property
     def bytes(self) -> int:
@@ -111,6 +110,12 @@ def is_model(file: str) -> bool:
     # the vision half of a model and a table for quantisers are no models of their own
     others = ("mmproj", "imatrix")
     return name.endswith(".gguf") and not name.startswith(others) and not _LATER_SHARD.search(name)
+
+
+def shard_count(file: str) -> int:
+    """How many files the model has that the named one belongs to."""
+    stated = _SHARD.search(file)
+    return 1 if stated is None else int(stated[1])
 
 
 def shards_of(first: str, files: Iterable[str]) -> list[str]:

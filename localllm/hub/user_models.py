@@ -137,7 +137,7 @@ def remove_alias(name: str) -> None:
         raise UsageError(f"no alias {name!r} in {user_models_file()}", hint)
     text = _text()
     table = table_lines(text)[names.index(name)]
-    lines = text.splitlines(keepends=True)
+    lines = [f"{line}\n" for line in text.removesuffix("\n").split("\n")]
     del lines[table.first - 1 : table.last]
     if table.first > 1 and not "".join(lines[table.first - 2 : table.first]).strip():
         del lines[table.first - 2 : table.first - 1]  # of two empty lines that meet, one

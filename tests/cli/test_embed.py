@@ -36,6 +36,13 @@ def test_a_line_a_text(localllm: Run, process: Run, encoder: Path) -> None:
     assert by_line.out == by_argument.out
 
 
+def test_a_line_ends_at_its_end_only(localllm: Run, encoder: Path) -> None:
+    lines = "one\x0ctwo\r\nthree\u2028four\x85five\n".encode()
+    result = localllm("embed", encoder, stdin=lines)
+    assert result.error == ""
+    assert vectors_of(result.out).shape == (2, WIDTH)
+
+
 def test_json_is_the_same_numbers(localllm: Run, encoder: Path) -> None:
     document = json.loads(localllm("embed", encoder, *TEXTS, "--json").out)
     vectors = vectors_of(localllm("embed", encoder, *TEXTS).out)

@@ -75,17 +75,25 @@ def test_eval_of_the_shipped_texts(localllm: Run, model: Path) -> None:
         (("--threads", 0), "--threads 0: must be >= 1"),
         (("--data", "gone"), "--data gone: No such file or directory"),
         (("--ctx", 8192), "tokens; two chunks of 8192 are the least"),
+        (("--ctx", 10**20), f"tokens; two chunks of {10**20} are the least"),
     ],
 )
 def test_what_eval_refuses(
-    localllm: Run, model: Path, text: Path, flags: tuple[object, ...], message: str
+    localllm: Run,
+    model: Path,
+    text: Path,
+    flags: tuple[object, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("localllm.engine.engine.Engine.load", None)  # nothing is loaded for it
     data = () if "--data" in flags else ("--data", text)
-    result = localllm("eval", model, *data, *flags)
-    assert result.code == 2
-    assert result.out == ""
-    assert message in result.error
-    assert len(result.error.splitlines()) == 1
+    for command in ("eval", "report"):
+        result = localllm(command, model, *data, *flags)
+        assert result.code == 2
+        assert result.out == ""
+        assert message in result.error
+        assert len(result.error.splitlines()) == 1
 
 
 def test_eval_of_another_vocabulary(localllm: Run, model: Path, text: Path, tmp_path: Path) -> None:

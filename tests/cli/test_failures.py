@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -185,6 +186,15 @@ def test_an_output_that_is_not_unicode(process: Run, model: Path, tmp_path: Path
     result = process("show", link, PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C.UTF-8")
     assert result.code == 0
     assert "caf\\xe9.gguf" in result.out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes")
+def test_json_of_a_name_that_is_no_text(process: Run, model: Path, tmp_path: Path) -> None:
+    link = tmp_path / os.fsdecode(b"caf\xe9.gguf")
+    link.symlink_to(model)
+    result = process("show", link, "--json", LC_ALL="C")  # where Python would print any byte
+    assert result.code == 0
+    assert json.loads(result.out)["path"] == str(link)
 
 
 def test_not_a_gguf(localllm: Run, tmp_path: Path) -> None:

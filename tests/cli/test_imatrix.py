@@ -69,6 +69,7 @@ def test_experts_that_no_token_reached(localllm: Run, text: Path, tmp_path: Path
         (["--data", "."], "--data .: is no regular file"),
         (["--data", "latin.txt"], "--data latin.txt: is not valid UTF-8 at byte 3"),
         (["--data", "short.txt", "--ctx", "128"], "tokens, and a chunk takes 128"),
+        (["--ctx", "99999999999999999999"], "tokens, and a chunk takes 99999999999999999999"),
         (["-o", "no folder/imatrix.gguf"], "there is no folder no folder"),
         (["-o", "."], "is there, and no regular file"),
     ],
@@ -84,6 +85,7 @@ def test_what_is_refused(
     monkeypatch.chdir(tmp_path)
     Path("latin.txt").write_bytes(b"caf\xe9")
     Path("short.txt").write_bytes(b"too short")
+    monkeypatch.setattr("localllm.engine.engine.Engine.load", None)  # nothing is loaded for it
     out = [] if "-o" in flags else ["-o", "imatrix.gguf"]
     result = localllm("imatrix", model, *flags, *out)
     assert result.code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,6 +131,58 @@ def test_a_hostile_hub_gets_no_file_outside_the_cache(pull: Client) -> None:
     pull.hub.repos[NAME] = Repo({"../../../../evil-Q4_K_M.gguf": b"x", "a/../b-Q4_K_M.gguf": b"x"})
     refused(pull("pull", NAME), "holds no model")
     assert not list(pull.folder.rglob("*evil*"))
+
+
+FILES: list[Any] = ["x", [1], [{}], [{"rfilename": 5, "size": 1}]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"siblings": one} for one in FILES),
+        *({"id": name} for name in (5, None, "model", "../../../evil", "/tmp/evil", "u/\x1b[31m")),
+        *(
+            {"siblings": [{"rfilename": "m-Q4_K_M.gguf", "lfs": lfs}]}
+            for lfs in ("x", {}, {"sha256": 5})
+        ),
+        {"siblings": [{"rfilename": "m-Q4_K_M.gguf", "lfs": {"sha256": "../x", "size": 1}}]},
+        *([], "x", None),
+    ],
+)
+def test_an_answer_that_is_none_is_one_line(pull: Client, change: Any) -> None:
+    answer = {"id": NAME, "sha": "a" * 40, "siblings": []}
+    answer = answer | change if isinstance(change, dict) else change
+    pull.hub.faults.answer = json.dumps(answer).encode()
+    refused(pull("pull", NAME), f"{NAME}: the answer is no list of its files")
+    assert not list(pull.folder.rglob("*evil*"))
+
+
+@pytest.mark.parametrize("answer", [b"", b"<html>", b"\xff", b"[" * 100_000])
+def test_an_answer_that_is_no_json_is_one_line(pull: Client, answer: bytes) -> None:
+    pull.hub.faults.answer = answer
+    refused(pull("pull", NAME), f"{NAME}: the answer is no list of its files")
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(
+    pull: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localllm.hub.listing._LARGEST_ANSWER", 10_000)
+    pull.hub.faults.answer = b" " * 20_000_000
+    pull.hub.faults.rate = 5e6  # bytes a second
+    refused(pull("pull", NAME), f"{NAME}: the answer is no list of its files")
+    assert pull.hub.asked("^/api/")[-1].sent < 10_000_000
+
+
+def test_a_hash_that_changes_between_two_questions_is_caught(pull: Client) -> None:
+    pull.hub.faults.etag = "d" * 64
+    refused(pull("pull", f"{NAME}:Q2_K"), "m-Q2_K.gguf arrived damaged")
+    assert not pull.visible()
+
+
+def test_a_model_that_lacks_a_shard_is_not_fetched(pull: Client) -> None:
+    pull.hub.repos[NAME] = Repo({"m-Q8_0-00001-of-00003.gguf": content(500)})
+    refused(pull("pull", f"{NAME}:Q8_0"), "Q8_0 is not whole: 1 of 3 files are there")
+    assert not pull.visible()
 
 
 def test_another_server(pull: Client) -> None:

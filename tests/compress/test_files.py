@@ -288,7 +288,7 @@ def test_types_by_pattern(localllm: Run, source, tmp_path) -> None:
         (["SOURCE", "Q8_0", "-o", "SOURCE", "--force"], 2, "is the source itself"),
         (["SOURCE", "Q8_0", "-o", "SOURCE"], 2, "is the source itself"),
         (["SOURCE", "Q8_0", "-o", "LINK", "--force"], 2, "is the source itself"),
-        (["SOURCE", "Q8_0", "-o", "FOLDER"], 2, "no regular file"),
+        (["SOURCE", "Q8_0", "-o", "FOLDER"], 2, "is there, and no regular file"),
         (["SOURCE", "Q8_0", "-o", "FOLDER/none/x.gguf"], 2, "there is no folder"),
         (["SOURCE", "Q8_0", "--threads", "0"], 2, "threads"),
         (["SOURCE", "Q8_0", "--tensor-type", "x"], 2, "--tensor-type x: must be PATTERN=TYPE"),

@@ -190,6 +190,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "heads that divide nothing": ({"config": {"num_attention_heads": 3}}, "are not 3 heads"),
     "an epsilon of text": ({"config": {"rms_norm_eps": []}}, "rms_norm_eps"),
     "an infinite epsilon": ({"config": {"rms_norm_eps": float("inf")}}, "rms_norm_eps"),
+    "a very long number": ({"config": {"rms_norm_eps": 10**400}}, "rms_norm_eps"),
+    "an epsilon that is none": ({"config": {"rms_norm_eps": float("nan")}}, "rms_norm_eps"),
+    "a very long score": (
+        {"tokenizer": changed("model", {"type": "Unigram", "vocab": [["a", 10**400]]})},
+        "is no token with its score",
+    ),
     "another activation": ({"config": {"hidden_act": "relu"}}, "'relu' is not supported"),
     "unknown rope": ({"config": {"rope_scaling": {"type": "x"}}}, "'x' is not supported"),
     "rope of text": ({"config": {"rope_scaling": "yarn"}}, "rope_scaling: is not an object"),

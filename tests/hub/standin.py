@@ -59,6 +59,8 @@ class Faults:
         status: answer so many requests whose path matches with that status: (pattern, status, n).
         retry_after: of those answers.
         cut_after: break the connection after so many bytes of a file, once for each in the list.
+        answer: what is said of a repository, as bytes.
+        etag: what a large file is said to have for a hash when it is asked for.
         corrupt: flip a bit of a file's byte with this number.
         rate: bytes a second of each answer; None: as fast as it goes.
         ranges: False: files are sent from their beginning, whatever is asked.
@@ -68,6 +70,8 @@ class Faults:
     status: tuple[str, int, int] | None = None
     retry_after: str | None = None
     cut_after: list[int] = field(default_factory=list)
+    answer: bytes | None = None
+    etag: str | None = None
     corrupt: int | None = None
     rate: float | None = None
     ranges: bool = True
@@ -170,7 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         parts = urlsplit(self.path)
         path = unquote(parts.path)
-        if found := _API.fullmatch(path):
+        if hub.faults.answer is not None and path.startswith("/api/"):
+            self._send(200, hub.faults.answer, {"Content-Type": "application/json"})
+        elif found := _API.fullmatch(path):
             self._metadata(found[1], found[2] or "", found[3] or "main", parse_qs(parts.query))
         elif found := _RESOLVE.fullmatch(path):
             self._resolve(found[1], found[2], found[3])
@@ -248,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif _in_lfs(file, data):
             headers = {
                 **commit,
-                "X-Linked-Etag": f'"{_sha256(data)}"',
+                "X-Linked-Etag": f'"{self.standin.faults.etag or _sha256(data)}"',
                 "X-Linked-Size": str(len(data)),
                 "ETag": f'"{git_blob(_pointer(data))}"',
                 "Location": f"{self.standin.cdn}/cdn/{name}/{quote(file)}",

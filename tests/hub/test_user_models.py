@@ -111,6 +111,16 @@ def test_faults_name_line_and_field(
     assert str(own) in str(error.value)
 
 
+def test_lines_are_counted_as_toml_counts_them(own: Path) -> None:
+    text = TEXT.replace("top_k = 7", "# a\u2028[[model]]\x85b\ntop_k = -7")
+    own.write_text(text, encoding="utf-8")
+    with pytest.raises(LocalLLMError, match="line 11: top_k"):
+        user_models()
+    own.write_text(text.replace("-7", "7"), encoding="utf-8")
+    remove_alias("tiny")
+    assert list(user_models()) == ["small"]
+
+
 @pytest.mark.parametrize("text", ["model = 3", "[other]\nx = 1", "model = [{alias = 'a'}]", "\xff"])
 def test_other_files_are_refused(own: Path, text: str) -> None:
     own.write_text(text, encoding="latin-1")

@@ -79,7 +79,7 @@ def test_adapters(server, file):
 
 
 @pytest.mark.parametrize(
-    "path, body",
+    ("path", "body"),
     [
         ("chat/completions", {"messages": HELLO}),
         ("completions", {"prompt": "x"}),
