@@ -13,6 +13,7 @@ import typer
 from localllm.cli.loading import progress
 from localllm.cli.options import OutputOptions, with_options
 from localllm.cli.output_file import output_file
+from localllm.errors import LocalLLMError
 from localllm.terminal import one_line, printable
 from localllm.units import in_bytes, si
 
@@ -50,7 +51,10 @@ def command(
         def say(done: int, total: int) -> None:
             line.say(f"converting {source.name}: {in_bytes(done)} of {in_bytes(total)}")
 
-        made = convert_checkpoint(source, path, type=type, progress=say)
+        try:
+            made = convert_checkpoint(source, path, type=type, progress=say)
+        except OSError as error:
+            raise LocalLLMError(f"--out {path}: cannot be written: {error.strerror}") from None
     for note in made.notes:
         print(f"note: {one_line(note)}", file=sys.stderr)
     if output.json:

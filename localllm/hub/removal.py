@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from localllm.errors import LocalLLMError, UsageError
 from localllm.hub.folders import expanded, hugging_face_cache, models_dir
-from localllm.hub.names import downloadable, find_here, follow_aliases
+from localllm.hub.names import NotHereError, downloadable, find_here, follow_aliases
 from localllm.hub.receipts import receipt_file
 from localllm.hub.references import Reference
-from localllm.hub.store import BUNDLED, CachedFile, cached_files
+from localllm.hub.store import BUNDLED, UNFINISHED, CachedFile, cached_files, repository_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def plan_removal(name: str) -> Removal:
         if found is None:
             hint = "only models that were downloaded are removed"
             raise UsageError(f"{target} is a file outside the cache", hint)
+    elif (unfinished := _unfinished(target)) is not None:
+        return unfinished
     else:
         found = _named(target)
     try:
@@ -64,6 +67,41 @@ def _named(name: str) -> CachedFile:
     if isinstance(wanted, Reference) and not (wanted.wanted or wanted.file) and len(same) > 1:
         raise UsageError(f"{found.repository} is here as {', '.join(same)}", "name one of them")
     return found
+
+
+def _unfinished(name: str) -> Removal | None:
+    """What interrupted downloads left of a repository of which no model is here; None: nothing."""
+    wanted, default = downloadable(name)
+    if isinstance(wanted, Reference) and (wanted.wanted or wanted.file):
+        return None  # whose they are cannot be told
+    with suppress(NotHereError):
+        find_here(name, wanted, default)
+        return None
+    from filelock import Timeout
+    from huggingface_hub.utils import WeakFileLock
+
+    repository = wanted.repository.lower()
+    locks = {
+        part: cache / ".locks" / part.parts[-3] / part.name.replace(UNFINISHED, ".lock")
+        for cache in [hugging_face_cache()]
+        for part in sorted(cache.glob(f"models--*--*/blobs/*{UNFINISHED}"))
+        if repository_of(part.parts[-3]).lower() == repository
+    }
+    own = models_dir() / wanted.repository
+    locks |= dict.fromkeys(sorted(own.glob(".*.part")), own / ".lock")
+    if not locks:
+        return None
+
+    def execute() -> None:
+        for part, lock in locks.items():
+            try:
+                with WeakFileLock(lock, timeout=0.2):
+                    part.unlink(missing_ok=True)
+            except Timeout:
+                raise LocalLLMError(f"{wanted.repository} is being downloaded") from None
+
+    freed = sum(getattr(part.stat(), "st_blocks", 0) * 512 for part in locks)
+    return Removal(f"unfinished {wanted.repository}", tuple(locks), freed, execute)
 
 
 def _from_own_folder(found: CachedFile) -> Removal:

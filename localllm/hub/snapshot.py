@@ -20,6 +20,7 @@ from localllm.hub.asking import MOST_TRIES, Patience, patiently
 from localllm.hub.listing import RemoteFile, list_repository
 from localllm.hub.partial import PartialFile, require_room
 from localllm.hub.references import Reference
+from localllm.hub.store import UNFINISHED
 from localllm.hub.transfer import Download, Watch, damaged, fetch, unwritten, verify
 
 T = TypeVar("T")
@@ -160,6 +161,4 @@ class Snapshot:
 
 
 def _part(blobs: Path, hash: str) -> Path:
-    # Not `<hash>.incomplete`: versions of huggingface_hub go on with a file of that name, whose
-    # bytes they believe to be there up to its end.
-    return blobs / f"{hash}.parts.incomplete"
+    return blobs / f"{hash}{UNFINISHED}"

@@ -13,6 +13,9 @@ from localllm.hub.receipts import read_receipt
 from localllm.hub.references import quantisation_of
 
 BUNDLED = "tiny-chat"  # comes with the program
+# Not `<hash>.incomplete`: versions of huggingface_hub go on with a file of that name, whose bytes
+# they believe to be there up to its end.
+UNFINISHED = ".parts.incomplete"
 
 _LATER_SHARD = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -84,7 +87,7 @@ def origin_of(path: Path) -> Origin | None:
         return None
     # A link of the cache points at a file that has the hash for its name. That may be a link too.
     blob = Path(os.readlink(path)).name if path.is_symlink() else ""
-    return Origin(_repository(folder), revision, blob if _SHA256.fullmatch(blob) else None)
+    return Origin(repository_of(folder), revision, blob if _SHA256.fullmatch(blob) else None)
 
 
 def cached_files() -> Iterator[CachedFile]:
@@ -129,11 +132,11 @@ def shards_of(first: str, files: Iterable[str]) -> list[str]:
 
 def _in_hugging_face_cache() -> Iterator[CachedFile]:
     for folder in sorted(hugging_face_cache().glob("models--*--*")):
-        yield from _files(_repository(folder.name), snapshots(folder))
+        yield from _files(repository_of(folder.name), snapshots(folder))
 
 
-def _repository(folder: str) -> str:
-    """`models--user--repo` -> `user/repo`."""
+def repository_of(folder: str) -> str:
+    """The repository of a folder of the cache: `models--user--repo` -> `user/repo`."""
     return folder.removeprefix("models--").replace("--", "/", 1)
 
 

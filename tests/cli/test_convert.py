@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
+
+import pytest
 
 from localllm.gguf import GGUFFile
 from tests.convert.by_hand import checkpoint
@@ -44,3 +47,17 @@ def test_what_cannot_be_done(localllm: Run, tmp_path: Path) -> None:
     result = localllm("convert", folder, "-o", str(tmp_path / "x.gguf"))
     assert result.code == 1
     assert "config.json: is not JSON" in result.error
+
+
+def test_a_disk_that_fills_up(
+    localllm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # of a write: it names no file
+
+    monkeypatch.setattr("gguf.GGUFWriter.write_tensor_data", full)
+    file = tmp_path / "made.gguf"
+    result = localllm("convert", checkpoint(tmp_path / "tiny"), "-o", file)
+    assert result.code == 1
+    assert result.error == f"error: --out {file}: cannot be written: No space left on device\n"
+    assert not list(tmp_path.glob("*made*")) + list(tmp_path.glob(".*made*"))

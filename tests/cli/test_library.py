@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,23 @@ def test_what_rm_refuses(here: Client) -> None:
     refused(here("rm", f"{NAME}:Q2_K", "--yes"), "not as Q2_K", code=1)
     assert len(names(here)) == 3
     assert own.exists()
+
+
+def test_rm_clears_downloads_that_were_interrupted(client: Client) -> None:
+    client.hub.repos[NAME] = Repo({"m-Q4_K_M.gguf": content(2_000_000)})
+    client.hub.faults.rate = 2e5  # bytes a second
+    process = client.start("pull", NAME)
+    while not client.unfinished():
+        time.sleep(0.01)
+    refused(client("rm", NAME, "--yes"), f"{NAME} is being downloaded", code=1)
+    process.kill()
+    process.communicate()
+    (part,) = client.unfinished()
+    refused(client("rm", f"{NAME}:Q8_0", "--yes"), "is not here", code=1)
+    document = json.loads(client("rm", NAME.upper(), "--yes", "--json").out)
+    assert document["files"] == [str(part)]
+    assert not client.unfinished()
+    refused(client("rm", NAME, "--yes"), "is not here", code=1)
 
 
 def test_rm_by_path(here: Client) -> None:

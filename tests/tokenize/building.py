@@ -177,7 +177,7 @@ def words_of_all_kinds(seed: int, count: int, special: Sequence[str] = ()) -> It
     characters, of which those over 100 are unknown.
     """
     source = random.Random(seed)
-    categories = (
+    categories = [
         "Mn",
         "Mc",
         "Me",
@@ -192,7 +192,7 @@ def words_of_all_kinds(seed: int, count: int, special: Sequence[str] = ()) -> It
         "Cc",
         "Cn",
         "Co",
-    )
+    ]
     for _ in range(count):
         parts = [random_text(source, special)]
         for _ in range(source.randint(1, 4)):
