@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import resource
@@ -55,7 +56,7 @@ def main() -> None:
     mine, peers = results["localllm"], results["llama-perplexity"]
     print(f"{'':<16}{'localllm':>14}{'llama.cpp':>14}  difference")
     for name in mine:
-        apart = 100 * (mine[name] / peers[name] - 1)
+        apart = 100 * (mine[name] / peers[name] - 1) if peers[name] else math.nan
         print(f"{name:<16}{mine[name]:>14.6f}{peers[name]:>14.6f}  {apart:+.3f} %")
     for kind, title in enumerate(("seconds", "of processors")):
         one, other = (median(took[kind] for took in all_) for all_ in spent.values())
