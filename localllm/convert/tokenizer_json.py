@@ -26,6 +26,7 @@ from localllm.convert.vocabulary import (
     by_id,
 )
 from localllm.gguf.metadata import shown
+from localllm.tokenize.pretokenizers import find_pretokenizer
 
 SPACE = "\u2581"
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -61,12 +62,19 @@ def vocabulary_of(tokenizer: Fields, rows: int) -> Vocabulary:
 def _byte_level(tokenizer: Fields, model: Fields, rows: int) -> Vocabulary:
     """Byte-pair encoding on GPT-2's characters for bytes."""
     tokens = by_id(model.object("vocab"), rows)
-    vocabulary = _vocabulary("gpt2", pretokenizer_name(tokenizer), tokens)
+    normalizers = list(_steps(tokenizer.object("normalizer"), "normalizers"))
+    kinds = {step.text("type", "") for step in normalizers} - {"ByteLevel"}
+    name = pretokenizer_name(tokenizer, nfc="NFC" in kinds)
+    pretokenizer = find_pretokenizer(name)
+    if pretokenizer is not None and pretokenizer.nfc:
+        kinds.discard("NFC")
+    vocabulary = _vocabulary("gpt2", name, tokens)
+    for kind in sorted(kinds):
+        vocabulary.notes.append(f"the tokenizer's normalisation of a text ({kind}) is left out")
     vocabulary.more["merges"] = [" ".join(pair) for pair in _merges(model)]
     for step in _steps(tokenizer.object("pre_tokenizer"), "pretokenizers"):
         if step.text("type", "") == "ByteLevel" and step.flag("add_prefix_space", True):
             vocabulary.notes.append("the space before a text (add_prefix_space) is left out")
-    _note_normalizer(tokenizer, vocabulary)
     return vocabulary
 
 
@@ -208,10 +216,3 @@ def _charsmap(step: Fields) -> np.ndarray:
     except (binascii.Error, ValueError):
         raise step.fail("precompiled_charsmap", "is not base64") from None
     return np.frombuffer(blob, np.uint8)
-
-
-def _note_normalizer(tokenizer: Fields, vocabulary: Vocabulary) -> None:
-    for step in _steps(tokenizer.object("normalizer"), "normalizers"):
-        kind = step.text("type", "")
-        if kind != "ByteLevel":
-            vocabulary.notes.append(f"the tokenizer's normalisation of a text ({kind}) is left out")

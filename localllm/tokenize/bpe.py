@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Iterable
 from functools import cached_property
 
@@ -66,6 +67,8 @@ class BytePairTokenizer(Tokenizer):
         return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
 
     def _encode_text(self, text: str, after_special: bool) -> Iterable[int]:
+        if self._kind.nfc:
+            text = unicodedata.normalize("NFC", text)
         if not self._kind.byte_level:
             text = text.replace(" ", SPACE)
         return self._cache.encode_all(self._split(text))

@@ -23,32 +23,32 @@ Splitter = Callable[[str], list[str]]
 
 _SHORT = 48  # characters; pieces up to this length come again, and are remembered
 
-_CONTRACTION = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-_BLANKS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+CONTRACTION = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+BLANKS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _OTHER = r" ?[^\s\p{L}\p{N}]+"
 
 _GPT2 = rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+| ?\p{{N}}+|{_OTHER}|\s+(?!\S)|\s+"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_LLAMA3 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_OTHER}[\r\n]*|{_BLANKS}"
-_QWEN2 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_OTHER}[\r\n]*|{_BLANKS}"
-_QWEN35 = (
-    rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
-    rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_BLANKS}"
+LLAMA3 = rf"{CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_OTHER}[\r\n]*|{BLANKS}"
+QWEN2 = rf"{CONTRACTION}|{_WORD}|\p{{N}}|{_OTHER}[\r\n]*|{BLANKS}"
+QWEN35 = (
+    rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+    rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{BLANKS}"
 )
 _JAIS2 = (
-    rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_OTHER}[\r\n]*|\s*[\r\n]+|"
+    rf"{CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_OTHER}[\r\n]*|\s*[\r\n]+|"
     + "|".join(rf"\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4))
     + r"|\s{1,2}(?!\S)|\s"
 )
-_SEED_CODER = rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_OTHER[:-2]}\r\n]+|{_BLANKS}"
-_UFAKZEKA = rf"{_WORD}|\p{{N}}|{_OTHER}[\r\n]*|{_BLANKS}"
-_MINICPM5 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}+|{_OTHER}[\r\n]*|{_BLANKS}"
+_SEED_CODER = rf"{CONTRACTION}|{_WORD}|\p{{N}}|{_OTHER[:-2]}\r\n]+|{BLANKS}"
+_UFAKZEKA = rf"{_WORD}|\p{{N}}|{_OTHER}[\r\n]*|{BLANKS}"
+_MINICPM5 = rf"{CONTRACTION}|{_WORD}|\p{{N}}+|{_OTHER}[\r\n]*|{BLANKS}"
 _BAILING = (
     r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])"
     rf"|{_WORD}|\p{{N}}|{_OTHER}[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 _EXAONE_MOE = (
-    rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+    rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
     rf"|{_OTHER}[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
@@ -59,30 +59,30 @@ def _cased(letter: str, contraction: str, digits: str) -> str:
     capital, small = rf"[{letter}--[a-z]]", rf"[{letter}--[A-Z]]"
     return (
         rf"(?V1){lead}{capital}*{small}+{contraction}|{lead}{capital}+{small}*{contraction}"
-        rf"|{digits}|{_OTHER}[\r\n/]*|{_BLANKS}"
+        rf"|{digits}|{_OTHER}[\r\n/]*|{BLANKS}"
     )
 
 
 _TEKKEN = _cased(r"\p{L}", "", r"\p{N}")
-_GPT4O = _cased(r"\p{L}", f"{_CONTRACTION}?", r"\p{N}{1,3}")
-_GRANITE = _cased(r"[\p{L}\p{M}]", f"{_CONTRACTION}?", r"\p{N}{1,3}")
+_GPT4O = _cased(r"\p{L}", f"{CONTRACTION}?", r"\p{N}{1,3}")
+_GRANITE = _cased(r"[\p{L}\p{M}]", f"{CONTRACTION}?", r"\p{N}{1,3}")
 # with \p{Lu} and its like read as \p{L} both alternatives of the original become this one
-_UNCASED_WORD = rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+{_CONTRACTION}?"
-_TINY_AYA = rf"{_UNCASED_WORD}|\p{{N}}{{1,3}}|{_OTHER}[\r\n/]*|{_BLANKS}"
-_YOUTU = rf"{_UNCASED_WORD}|\p{{N}}|{_OTHER}[\r\n/]*|{_BLANKS}"
+_UNCASED_WORD = rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+{CONTRACTION}?"
+_TINY_AYA = rf"{_UNCASED_WORD}|\p{{N}}{{1,3}}|{_OTHER}[\r\n/]*|{BLANKS}"
+_YOUTU = rf"{_UNCASED_WORD}|\p{{N}}|{_OTHER}[\r\n/]*|{BLANKS}"
 _HAN = (
     r"[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
     r"\U0002b820-\U0002ceaf\U0002ceb0-\U0002ebef\uf900-\ufaff\U0002f800-\U0002fa1f]"
 )
 _KIMI = (
-    rf"{_HAN}+|[^\r\n\p{{L}}\p{{N}}]?(?:(?!{_HAN})\p{{L}})+{_CONTRACTION}?"
-    rf"|\p{{N}}{{1,3}}|{_OTHER}[\r\n]*|{_BLANKS}"
+    rf"{_HAN}+|[^\r\n\p{{L}}\p{{N}}]?(?:(?!{_HAN})\p{{L}})+{CONTRACTION}?"
+    rf"|\p{{N}}{{1,3}}|{_OTHER}[\r\n]*|{BLANKS}"
 )
 
-_PUNCTUATION = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
-_DEEPSEEK3 = (
+_PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
+DEEPSEEK3 = (
     rf"{_PUNCTUATION}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
-    rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_BLANKS}"
+    rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{BLANKS}"
 )
 _SPARK = (
     rf"{_PUNCTUATION}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
@@ -135,6 +135,8 @@ class PreTokenizer:
         byte_level: the vocabulary writes bytes as the 256 characters of GPT-2; otherwise it is
             UTF-8 with a token <0xXX> for each byte, and U+2581 for a space.
         newline_tokens: as ignore_merges, for runs of newlines alone.
+        nfc: a text is brought into the form NFC first, as the models were trained; llama.cpp
+            leaves that out.
     """
 
     steps: tuple[str | Splitter, ...]
@@ -142,6 +144,7 @@ class PreTokenizer:
     add_bos: bool = False
     byte_level: bool = True
     newline_tokens: bool = False
+    nfc: bool = False
 
     def splitter(self) -> Splitter:
         """A function that cuts a text into words; joined they are the text."""
@@ -247,19 +250,17 @@ _add(
 )
 _add(
     "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
-    _LLAMA3,
+    LLAMA3,
     ignore_merges=True,
     add_bos=True,
 )
-_add("dbrx smaug-bpe chatglm-bpe", _LLAMA3)
-_add("glm4 glm5", _LLAMA3, ignore_merges=True)
+_add("dbrx smaug-bpe chatglm-bpe", LLAMA3)
+_add("glm4 glm5", LLAMA3, ignore_merges=True)
 _add("jais-2", _JAIS2)
-_add(
-    "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2",
-    _QWEN2,
-)
-_add("laguna", _LINES, _QWEN2)
-_add("qwen35", _QWEN35)
+_add("qwen2", QWEN2, nfc=True)
+_add("deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2", QWEN2)
+_add("laguna", _LINES, QWEN2)
+_add("qwen35", QWEN35, nfc=True)
 _add("ufakzeka", _UFAKZEKA)
 _add("seed-coder", _SEED_CODER)
 _add("minicpm5", r"\p{N}{1,3}", _MINICPM5, ignore_merges=True)
@@ -285,9 +286,9 @@ _add("tiny_aya cohere2moe", _DIGITS_BY_THREES, _TINY_AYA)
 _add("youtu", _YOUTU_SCRIPTS, _YOUTU, ignore_merges=True)
 _add("kimi-k2", _KIMI)
 _add("superbpe", r"\p{N}+", _before_threes)
-_add("deepseek-v3 hunyuan-dense joyai-llm hy_v4", r"\p{N}{1,3}", _CJK_KANA, _DEEPSEEK3)
+_add("deepseek-v3 hunyuan-dense joyai-llm hy_v4", r"\p{N}{1,3}", _CJK_KANA, DEEPSEEK3)
 _add("spark2_5", r"\p{N}{1,3}", _CJK_KANA, _SPARK, r"\p{N}")
-_add("afmoe", _DIGITS_BY_THREES, _AFMOE_SCRIPTS, _DEEPSEEK3)
+_add("afmoe", _DIGITS_BY_THREES, _AFMOE_SCRIPTS, DEEPSEEK3)
 _add(
     "deepseek-llm",
     r"[\r\n]",

@@ -38,6 +38,7 @@ from .building import (  # noqa: E402
     model,
     save,
     sentencepiece_model,
+    tokenizers,
     word_piece,
 )
 from .test_logits import MODELS  # noqa: E402
@@ -108,7 +109,8 @@ def assert_same(ours: GGUFFile, theirs: GGUFFile) -> None:
 
 def with_byte_level(folder: Path, llama: bool) -> str:
     """Gives a checkpoint the tokenizer of Llama 3 or Qwen2; the pre-tokenizer's name."""
-    made = byte_level(LLAMA3 if llama else QWEN2, whole=llama)
+    nfc = None if llama else tokenizers.normalizers.NFC()
+    made = byte_level(LLAMA3 if llama else QWEN2, whole=llama, normalizer=nfc)
     if llama:
         made = begins_with_bos(made, SPECIAL[0], 0)
     made.save(str(folder / "tokenizer.json"))

@@ -177,22 +177,8 @@ def words_of_all_kinds(seed: int, count: int, special: Sequence[str] = ()) -> It
     characters, of which those over 100 are unknown.
     """
     source = random.Random(seed)
-    categories = [
-        "Mn",
-        "Mc",
-        "Me",
-        "Po",
-        "Pd",
-        "Sm",
-        "Sk",
-        "So",
-        "Lu",
-        "Lt",
-        "Cf",
-        "Cc",
-        "Cn",
-        "Co",
-    ]
+    categories = ["Mn", "Mc", "Me", "Po", "Pd", "Sm", "Sk", "So", "Lu", "Lt"]
+    categories += ["Cf", "Cc", "Cn", "Co"]
     for _ in range(count):
         parts = [random_text(source, special)]
         for _ in range(source.randint(1, 4)):

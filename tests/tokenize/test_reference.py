@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,10 @@ def compare(path: Path, count: int) -> Tokenizer:
     """Asserts equal ids for `count` random texts, without and with special tokens."""
     peer = Peer(path)
     tokenizer = load_tokenizer(GGUFFile.open(path))
+    kind = find_pretokenizer(tokenizer.vocabulary.pre)
     for text in random_texts(1, count, special_texts(tokenizer)):
+        if kind is not None and kind.nfc:  # which llama.cpp leaves out
+            text = unicodedata.normalize("NFC", text)
         for special in (False, True):
             ours = tokenizer.encode(text, add_special=special, parse_special=special)
             assert ours == peer.encode(text, special, special), (text, special)
