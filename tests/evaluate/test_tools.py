@@ -157,9 +157,12 @@ def test_a_run_that_is_ended_leaves_nothing_older(tool, tmp_path, monkeypatch):
 
 def test_serve_load(tool, tmp_path, monkeypatch, capsys):
     serve_load = tool("serve_load.py")
-    model = random_model(tmp_path / "model.gguf", "llama", "Q8_0", context=1024)
+    # Its answers are as long as the context: they must last while the long prompt is read.
+    model = random_model(tmp_path / "model.gguf", "llama", "Q8_0", context=8192)
     for module, name, value in (
         (serving, "CLIENTS", (1, 2)),
+        (serving, "LONG_PROMPT", 768),
+        (serving, "PREFIX", 768),
         (serve_load, "CLIENTS", (1, 2)),
         (serving, "STREAMS", (2,)),
         (serving, "DISTINCT", 2),
@@ -172,7 +175,7 @@ def test_serve_load(tool, tmp_path, monkeypatch, capsys):
     serve_load.main()
     printed = capsys.readouterr().out
     for expected in (
-        "model.gguf, 1 threads, context 1024",
+        "model.gguf, 1 threads, context 8192",
         "\n2 clients\n  localllm ",
         "while a prompt of 768 is read",
         "\n2 streams\n  localllm ",
