@@ -30,7 +30,7 @@ def special_tokens(
         config: tokenizer_config.json.
         ids: of the tokens, by text.
     """
-    texts = {role: _text_of(config, f"{role}_token") for role in (*_ROLES, "cls")}
+    texts = {role: text_of(config, f"{role}_token") for role in (*_ROLES, "cls")}
     texts["bos"] = texts["bos"] or texts["cls"]
     texts["eos"] = texts["eos"] or texts["sep"]
     adds = _added_around(tokenizer, config, texts)
@@ -88,7 +88,7 @@ def _between(pair: list[str]) -> list[str]:
     return pair[texts[0] + 1 : texts[-1]] if texts else []
 
 
-def _text_of(config: Fields, key: str) -> str | None:
+def text_of(config: Fields, key: str) -> str | None:
     """The text of a token that stands there as itself or with its settings."""
     value = config.values.get(key)
     if isinstance(value, dict):

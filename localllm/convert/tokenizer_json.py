@@ -27,6 +27,7 @@ from localllm.convert.vocabulary import (
 )
 from localllm.gguf.metadata import shown
 from localllm.tokenize.pretokenizers import find_pretokenizer
+from localllm.tokenize.wordpiece import LONGEST_WORD
 
 SPACE = "\u2581"
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -34,11 +35,12 @@ _MOST_MERGES = 1 << 24
 _MOST_SCORE = 1e30  # far beyond any; of larger ones not every sum is finite
 
 
-def vocabulary_of(tokenizer: Fields, rows: int) -> Vocabulary:
+def vocabulary_of(tokenizer: Fields, config: Fields, rows: int) -> Vocabulary:
     """The vocabulary that a tokenizer.json describes, its added tokens not yet among it.
 
     Args:
         tokenizer: the file.
+        config: tokenizer_config.json.
         rows: of the embedding; no token may lie beyond.
 
     Raises:
@@ -47,7 +49,7 @@ def vocabulary_of(tokenizer: Fields, rows: int) -> Vocabulary:
     model = tokenizer.object("model")
     kind = model.text("type", "BPE" if model.has("merges") else "")
     if kind == "WordPiece":
-        return _word_piece(tokenizer, model, rows)
+        return _word_piece(tokenizer, config, model, rows)
     if kind == "Unigram":
         return _unigram(tokenizer, model, rows)
     if kind != "BPE":
@@ -132,27 +134,40 @@ def _unigram(tokenizer: Fields, model: Fields, rows: int) -> Vocabulary:
     return vocabulary
 
 
-def _word_piece(tokenizer: Fields, model: Fields, rows: int) -> Vocabulary:
-    """BERT's: a mark stands before the first piece of a word, in place of ## before the others."""
+def _word_piece(tokenizer: Fields, config: Fields, model: Fields, rows: int) -> Vocabulary:
+    """BERT's; what tokenizer_config.json says counts first, as in transformers."""
     if model.text("continuing_subword_prefix", "##") != "##":
         raise model.fail("continuing_subword_prefix", "only ## is supported")
+    if model.integer("max_input_chars_per_word", LONGEST_WORD) != LONGEST_WORD:
+        raise model.fail("max_input_chars_per_word", f"only {LONGEST_WORD} is supported")
     normalizer = tokenizer.object("normalizer")
-    lowercase = normalizer.flag("lowercase", True)
     kinds = (normalizer.text("type", ""), tokenizer.object("pre_tokenizer").text("type", ""))
     if kinds != ("BertNormalizer", "BertPreTokenizer"):
         raise tokenizer.fail("normalizer, pre_tokenizer", f"{kinds} are not BERT's")
-    for key in ("clean_text", "handle_chinese_chars"):
-        if not normalizer.flag(key, True):
-            raise normalizer.fail(key, "false is not supported")
-    vocabulary = _vocabulary("bert", "bert-bge", by_id(model.object("vocab"), rows))
+    if not normalizer.flag("clean_text", True):
+        raise normalizer.fail("clean_text", "false is not supported")
+    chinese = normalizer.flag("handle_chinese_chars", True)
+    if not config.flag("tokenize_chinese_chars", chinese):
+        raise config.fail("tokenize_chinese_chars", "false is not supported")
+    tokens = by_id(model.object("vocab"), rows)
+    for token in tokens:
+        if token is not None and token.startswith(f"##{SPACE}") and len(token) > 3:
+            raise model.fail("vocab", f"{shown(token)}: no model file can say ## before {SPACE}")
+    lowercase = config.flag("do_lower_case", normalizer.flag("lowercase", True))
+    vocabulary = _vocabulary("bert", "bert-bge", tokens)
     vocabulary.more["normalizer.lowercase"] = lowercase
-    if normalizer.has("strip_accents"):
-        vocabulary.more["normalizer.strip_accents"] = normalizer.flag("strip_accents", lowercase)
+    for fields in (config, normalizer):
+        if fields.has("strip_accents"):
+            strip_accents = fields.flag("strip_accents", lowercase)
+            vocabulary.more["normalizer.strip_accents"] = strip_accents
+            break
     return vocabulary
 
 
 def mark_words(vocabulary: Vocabulary) -> None:
-    """Writes WordPiece tokens as a model file has them, once the added ones are known."""
+    """Writes WordPiece tokens as a model file has them, once the added ones are known: a mark
+    stands before the first piece of a word, in place of ## before the others.
+    """
     for number, token in enumerate(vocabulary.tokens):
         if vocabulary.types[number] != CONTROL:
             vocabulary.tokens[number] = token[2:] if token.startswith("##") else SPACE + token

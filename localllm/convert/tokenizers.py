@@ -12,6 +12,7 @@ from localllm.convert.fields import Fields
 from localllm.convert.sentencepiece import BPE, read_sentencepiece
 from localllm.convert.special_tokens import special_tokens
 from localllm.convert.tokenizer_json import mark_words, space_prefix, vocabulary_of
+from localllm.convert.vocab_txt import read_vocab_txt, with_usual_tokens
 from localllm.convert.vocabulary import Vocabulary, read_added
 from localllm.errors import ModelFileError, UsageError
 
@@ -20,7 +21,8 @@ def tokenizer_metadata(checkpoint: Checkpoint, rows: int) -> tuple[dict[str, Any
     """The keys of the tokenizer and of the chat templates, and what could not be kept.
 
     Args:
-        checkpoint: with a tokenizer.model, which counts first, or a tokenizer.json.
+        checkpoint: with a tokenizer.model, which counts first, a tokenizer.json, or BERT's
+            vocab.txt.
         rows: of the embedding; the vocabulary is filled up to as many tokens.
 
     Raises:
@@ -29,12 +31,19 @@ def tokenizer_metadata(checkpoint: Checkpoint, rows: int) -> tuple[dict[str, Any
     """
     tokenizer = checkpoint.optional("tokenizer.json")
     config = checkpoint.optional("tokenizer_config.json")
+    lines = checkpoint.folder / "vocab.txt"
     if (checkpoint.folder / "tokenizer.model").is_file():
         vocabulary = _of_sentencepiece(checkpoint, tokenizer, config, rows)
-    elif tokenizer.values:
-        vocabulary = vocabulary_of(tokenizer, rows)
+    elif tokenizer.values or lines.is_file():
+        if not tokenizer.values or tokenizer.object("model").text("type", "") == "WordPiece":
+            config = with_usual_tokens(config)
+        if not tokenizer.values:
+            tokenizer = read_vocab_txt(lines, config)
+        vocabulary = vocabulary_of(tokenizer, config, rows)
     else:
-        raise UsageError(f"{checkpoint.folder}: there is no tokenizer.json or tokenizer.model")
+        raise UsageError(
+            f"{checkpoint.folder}: there is no tokenizer.json, tokenizer.model or vocab.txt"
+        )
     vocabulary.add(read_added(tokenizer, config, checkpoint.optional("added_tokens.json")), rows)
     vocabulary.resize(rows)
     ids = {token: number for number, token in enumerate(vocabulary.tokens)}

@@ -216,7 +216,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"values": tensors() | {"lm_head.weight": np.ones((0, WIDTH), np.float32)}},
         "is empty",
     ),
-    "no tokenizer": ({"tokenizer": {}}, "no tokenizer.json or tokenizer.model"),
+    "no tokenizer": ({"tokenizer": {}}, "no tokenizer.json, tokenizer.model or vocab.txt"),
     "a tokenizer of text": ({"tokenizer": "x"}, "must hold a JSON object"),
     "no vocabulary": ({"tokenizer": changed("model.vocab", [])}, "vocab: is not an object"),
     "an id of text": ({"tokenizer": changed("model.vocab", {"a": "3"})}, "id 3 is beyond"),

@@ -28,19 +28,8 @@ pytestmark = [
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from .building import (  # noqa: E402
-    LLAMA3,
-    QWEN2,
-    SPECIAL,
-    begins_with_bos,
-    byte_level,
-    configure,
-    model,
-    save,
-    sentencepiece_model,
-    tokenizers,
-    word_piece,
-)
+from . import building  # noqa: E402
+from .building import LLAMA3, QWEN2, SPECIAL, configure, tokenizers  # noqa: E402
 from .test_logits import MODELS  # noqa: E402
 
 # It knows pre-tokenizers by what they make of one text with the published vocabularies: here it is
@@ -110,9 +99,9 @@ def assert_same(ours: GGUFFile, theirs: GGUFFile) -> None:
 def with_byte_level(folder: Path, llama: bool) -> str:
     """Gives a checkpoint the tokenizer of Llama 3 or Qwen2; the pre-tokenizer's name."""
     nfc = None if llama else tokenizers.normalizers.NFC()
-    made = byte_level(LLAMA3 if llama else QWEN2, whole=llama, normalizer=nfc)
+    made = building.byte_level(LLAMA3 if llama else QWEN2, whole=llama, normalizer=nfc)
     if llama:
-        made = begins_with_bos(made, SPECIAL[0], 0)
+        made = building.begins_with_bos(made, SPECIAL[0], 0)
     made.save(str(folder / "tokenizer.json"))
     configure(
         folder,
@@ -131,7 +120,7 @@ def with_pieces(folder: Path, prefix: bool) -> str:
     config = json.loads((folder / "config.json").read_text())
     config |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
     (folder / "config.json").write_text(json.dumps(config))
-    sentencepiece_model(folder, prefix=prefix)
+    building.sentencepiece_model(folder, prefix=prefix)
     added = {
         str(number): {"content": text, "special": text != "<note>"}
         for number, text in enumerate(("<unk>", "<s>", "</s>", "<note>"))
@@ -155,7 +144,7 @@ def with_pieces(folder: Path, prefix: bool) -> str:
 
 def bert(folder: Path, pooling: str) -> str:
     """A BERT checkpoint as sentence-transformers has it; the pre-tokenizer's name."""
-    save(model("Bert"), folder, word_piece())
+    building.save(building.model("Bert"), folder, building.word_piece())
     configure(
         folder,
         tokenizer_class="BertTokenizer",
@@ -188,10 +177,10 @@ def build(folder: Path, name: str) -> str:
         return bert(folder, name.split()[1])
     if name not in MODELS:
         dtype = getattr(torch, name.split()[-1])
-        save(model("Llama", dtype), folder, max_shard_size="90KB")
+        building.save(building.model("Llama", dtype), folder, max_shard_size="90KB")
         return with_pieces(folder, prefix=True)
     kind, options = MODELS[name]
-    save(model(kind, torch.bfloat16, **options), folder)
+    building.save(building.model(kind, torch.bfloat16, **options), folder)
     if name.startswith(("qwen", "llama 3")):
         return with_byte_level(folder, llama=name.startswith("llama"))
     return with_pieces(folder, prefix=not name.startswith("gemma"))

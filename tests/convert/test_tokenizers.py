@@ -12,35 +12,14 @@ import pytest
 from localllm.convert.checkpoint import Checkpoint
 from localllm.convert.fields import Fields
 from localllm.convert.tokenizers import tokenizer_metadata
-from localllm.gguf import GGUFFile, write_gguf
-from localllm.tokenize import Tokenizer, load_tokenizer
 from tests.tokenize.building import random_texts
 
 pytestmark = pytest.mark.peer
 pytest.importorskip("transformers")
 
-from .building import (  # noqa: E402
-    LLAMA3,
-    QWEN2,
-    SPECIAL,
-    begins_with_bos,
-    byte_level,
-    configure,
-    sentencepiece_model,
-    tokenizers,
-    word_piece,
-)
-
-COUNT = 2000
-ROWS = 512
-
-
-def converted(folder: Path, **config: Any) -> Tokenizer:
-    """The tokenizer of a folder, by way of a file."""
-    fields = Fields({"architectures": [], **config}, "config.json")
-    metadata, _ = tokenizer_metadata(Checkpoint(folder, "model", fields, {}), ROWS)
-    write_gguf(folder / "t.gguf", {"general.architecture": "llama", **metadata}, {})
-    return load_tokenizer(GGUFFile.open(folder / "t.gguf"))
+from . import building  # noqa: E402
+from .building import LLAMA3, QWEN2, SPECIAL, configure, tokenizers  # noqa: E402
+from .comparing import COUNT, ROWS, compare, converted  # noqa: E402
 
 
 def texts(special: Iterable[str] = (), allowed: Callable[[str], bool] | None = None) -> list[str]:
@@ -52,24 +31,18 @@ def texts(special: Iterable[str] = (), allowed: Callable[[str], bool] | None = N
     return [text for text in made if allowed is None or allowed(text)][:COUNT]
 
 
-def compare(ours: Tokenizer, theirs: Any, cases: list[str]) -> list[str]:
-    """The texts whose ids differ."""
-    assert len(cases) == COUNT
-    return [text for text in cases if ours.encode(text, parse_special=True) != theirs(text)]
-
-
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("name", ["llama-bpe", "dbrx", "deepseek-r1-qwen", "gpt-2", "smollm"])
 def test_byte_level(tmp_path: Path, name: str, bos: bool) -> None:
     pattern = {"llama-bpe": LLAMA3, "dbrx": LLAMA3, "deepseek-r1-qwen": QWEN2}.get(name, "")
-    theirs = byte_level(pattern, whole=name == "llama-bpe")
+    theirs = building.byte_level(pattern, whole=name == "llama-bpe")
     if name == "smollm":
         pre = tokenizers.pre_tokenizers
         theirs.pre_tokenizer = pre.Sequence(
             [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
         )
     if bos:
-        theirs = begins_with_bos(theirs, SPECIAL[0], 0)
+        theirs = building.begins_with_bos(theirs, SPECIAL[0], 0)
     theirs.save(str(tmp_path / "tokenizer.json"))
     pad = {"content": SPECIAL[2]}
     configure(tmp_path, bos_token=SPECIAL[0], eos_token=SPECIAL[1], pad_token=pad)
@@ -85,14 +58,14 @@ def test_byte_level(tmp_path: Path, name: str, bos: bool) -> None:
 def test_normalised_text(tmp_path: Path, name: str) -> None:
     """Qwen's tokenizers bring a text into the form NFC first, which their name says."""
     nfc = None if name == "deepseek-r1-qwen" else tokenizers.normalizers.NFC()
-    theirs = byte_level(LLAMA3 if name == "llama-bpe" else QWEN2, normalizer=nfc, whole=True)
-    theirs.model.ignore_merges = name == "llama-bpe"
+    whole = name == "llama-bpe"
+    theirs = building.byte_level(LLAMA3 if whole else QWEN2, normalizer=nfc, whole=whole)
     theirs.save(str(tmp_path / "tokenizer.json"))
     fields = Fields({}, "config.json")
     _, notes = tokenizer_metadata(Checkpoint(tmp_path, "model", fields, {}), ROWS)
     ours = converted(tmp_path)
     assert ours.vocabulary.pre == name
-    if name == "llama-bpe":  # no name says it of these
+    if whole:  # no name says it of these
         assert notes == ["the tokenizer's normalisation of a text (NFC) is left out"]
         return
     assert not notes
@@ -105,7 +78,7 @@ def test_normalised_text(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("prefix", [True, False])
 def test_sentencepiece_model(tmp_path: Path, prefix: bool) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
-    path = sentencepiece_model(tmp_path, prefix=prefix)
+    path = building.sentencepiece_model(tmp_path, prefix=prefix)
     library = sentencepiece.SentencePieceProcessor(model_file=str(path))
     configure(tmp_path, bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=True)
     ours = converted(tmp_path)
@@ -119,7 +92,7 @@ def test_sentencepiece_model(tmp_path: Path, prefix: bool) -> None:
 @pytest.mark.parametrize("prefix", [True, False])
 def test_byte_fallback(tmp_path: Path, prefix: bool) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
-    path = sentencepiece_model(tmp_path)
+    path = building.sentencepiece_model(tmp_path)
     theirs = llama(sentencepiece.SentencePieceProcessor(model_file=str(path)), prefix)
     path.unlink()
     theirs.save(str(tmp_path / "tokenizer.json"))
@@ -146,35 +119,15 @@ def llama(library: Any, prefix: bool) -> Any:
     )
     made.add_special_tokens(["<unk>", "<s>", "</s>"])
     made.add_tokens([tokenizers.AddedToken("<note>", normalized=False)])
-    return begins_with_bos(made, "<s>", 1)
+    return building.begins_with_bos(made, "<s>", 1)
 
 
 def test_unigram(tmp_path: Path) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
-    path = sentencepiece_model(tmp_path, "unigram", 400)
+    path = building.sentencepiece_model(tmp_path, "unigram", 400)
     library = sentencepiece.SentencePieceProcessor(model_file=str(path))
     configure(tmp_path, bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_eos_token=False)
     ours = converted(tmp_path)
     assert type(ours).__name__ == "UnigramTokenizer"
     cases = texts(allowed=lambda text: "\0" not in text)
     assert not compare(ours, library.encode, cases)
-
-
-def as_in_llamacpp(text: str) -> bool:
-    """Whether WordPiece as llama.cpp has it takes a text as BERT does: without Hangul syllables
-    and marks that take room (of which it keeps less), and rare controls.
-    """
-    rare = "\v\f\x85\u061d\u2581"
-    return not any(
-        c in rare or "가" <= c <= "힣" or unicodedata.category(c) in ("Mc", "Me") for c in text
-    )
-
-
-@pytest.mark.parametrize("lowercase", [True, False])
-def test_word_piece(tmp_path: Path, lowercase: bool) -> None:
-    theirs = word_piece(lowercase=lowercase)
-    theirs.save(str(tmp_path / "tokenizer.json"))
-    configure(tmp_path, cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]", pad_token="[PAD]")
-    ours = converted(tmp_path, type_vocab_size=2)
-    cases = texts(["[SEP]", "[MASK]"], as_in_llamacpp)
-    assert not compare(ours, lambda text: theirs.encode(text).ids, cases)
