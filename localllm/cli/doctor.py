@@ -74,7 +74,7 @@ def command(output: OutputOptions) -> None:
 def _facts() -> dict[str, Any]:
     import psutil
 
-    from localllm.engine.machine import available_memory, default_threads
+    from localllm.engine.machine import available_memory, cpu_name, default_threads
 
     return {
         "version": __version__,
@@ -235,14 +235,3 @@ def _way(rate: MemoryRate) -> str:
     words = [f"{rate.streams} stream{'s' if rate.streams > 1 else ''} each"]
     words += ["prefetch"] * rate.prefetch + ["huge pages"] * rate.huge_pages
     return ", ".join(words)
-
-
-def cpu_name() -> str:
-    """The processor, as its maker calls it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -10,7 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from localllm.cli.loading import find, progress
-from localllm.cli.options import EngineOptions, Model, OutputOptions, Threads, with_options
+from localllm.cli.options import (
+    Chunks,
+    ChunkTokens,
+    Data,
+    EngineOptions,
+    Model,
+    OutputOptions,
+    Threads,
+    with_options,
+)
 from localllm.cli.settings import packed_cache, settle
 from localllm.terminal import one_line
 
@@ -18,20 +27,13 @@ from localllm.terminal import one_line
 @with_options
 def command(
     model: Model,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="FILE", help="A UTF-8 text; default: the two that are shipped."
-        ),
-    ] = None,
+    data: Data = None,
     base: Annotated[
         str | None,
         typer.Option("--base", metavar="MODEL", help="Also the KL divergence from this model."),
     ] = None,
-    ctx: Annotated[int, typer.Option("--ctx", help="Tokens of a chunk of the text.")] = 512,
-    chunks: Annotated[
-        int | None, typer.Option("--chunks", help="Only the first chunks of each text.")
-    ] = None,
+    ctx: ChunkTokens = 512,
+    chunks: Chunks = None,
     threads: Threads = None,
     *,
     output: OutputOptions,

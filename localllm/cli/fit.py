@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,9 +14,6 @@ from localllm.errors import UsageError
 from localllm.hub.catalog import CatalogModel, load_catalog
 from localllm.terminal import one_line
 from localllm.units import in_bytes, si
-
-if TYPE_CHECKING:
-    from localllm.evaluate.fit import TypesOf
 
 DEFAULT_QUANTISATIONS = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q4_0,Q3_K_M,Q2_K"
 
@@ -40,10 +36,10 @@ def command(
     from localllm.engine.machine import available_memory, kernels
     from localllm.evaluate.choice import Option, recommend_predicted
     from localllm.evaluate.fit import predict
-    from localllm.evaluate.history import History, Subject
+    from localllm.evaluate.history import History, Subject, history_file, machine_name
     from localllm.evaluate.speed import FIGURES
 
-    names = [mix_named(name.strip()).name for name in quant.split(",")]
+    mixes = [mix_named(name.strip()) for name in quant.split(",")]
     settled = settle(EngineOptions(threads=threads))
     entry = _entry(model)
     kernels()
@@ -51,17 +47,17 @@ def command(
     available = available_memory()
     rows: list[dict[str, Any]] = []
     with progress() as line:
-        for name in names:
+        for mix in mixes:
 
-            def say(text: str, name: str = name) -> None:
+            def say(text: str, name: str = mix.name) -> None:
                 line.say(f"{name}: {text}")
 
-            prediction = predict(entry, types_of(name), settled.threads, say)
-            subject = Subject(machine, entry.architecture, entry.shape, name)
+            prediction = predict(entry, mix, settled.threads, say)
+            subject = Subject(machine, entry.architecture, entry.shape, mix.name)
             figures = history.predict(subject, prediction.figures)
             rows.append(
                 {
-                    "quantisation": name,
+                    "quantisation": mix.name,
                     "file_bytes": prediction.file_bytes,
                     **figures,
                     "fits": figures["peak_memory_bytes"] <= available,
@@ -100,31 +96,6 @@ def command(
     )
     print(_table(rows, FIGURES))
     print(f"\n{choice.name or 'nothing'}: {choice.reason}")
-
-
-def types_of(quantisation: str) -> TypesOf:
-    """What a quantisation makes of a model's tensors."""
-    from localllm.compress.mixes import mix_named, plan_types
-
-    mix = mix_named(quantisation)
-    return lambda outline: {
-        name: type.name for name, type in plan_types(outline, mix).types.items()
-    }
-
-
-def history_file() -> Path:
-    """Where predictions and measurements are remembered."""
-    from localllm.hub.folders import state_dir
-
-    return state_dir() / "fit.json"
-
-
-def machine_name(threads: int | None) -> str:
-    """What a speed was measured on: processor, threads and kernels."""
-    from localllm.cli.doctor import cpu_name
-    from localllm.engine.machine import default_threads, kernels
-
-    return f"{cpu_name()}, {threads or default_threads()} threads, {kernels()}"
 
 
 def _entry(model: str) -> CatalogModel:

@@ -11,7 +11,16 @@ from typing import Annotated
 import typer
 
 from localllm.cli.loading import find, load_engine, progress
-from localllm.cli.options import EngineOptions, Model, OutputOptions, Threads, with_options
+from localllm.cli.options import (
+    Chunks,
+    ChunkTokens,
+    Data,
+    EngineOptions,
+    Model,
+    OutputOptions,
+    Threads,
+    with_options,
+)
 from localllm.cli.output_file import output_file
 from localllm.errors import LocalLLMError, UsageError
 from localllm.terminal import one_line
@@ -24,16 +33,9 @@ _TEXTS_AT_ONCE = 4
 def command(
     model: Model,
     out: Annotated[str, typer.Option("-o", "--out", metavar="FILE", help="Where to write it.")],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="FILE", help="The text to compute; default: the one that comes along."
-        ),
-    ] = None,
-    ctx: Annotated[int, typer.Option("--ctx", help="Tokens of each chunk of the text.")] = 512,
-    chunks: Annotated[
-        int | None, typer.Option("--chunks", help="So many chunks at most; default: all.")
-    ] = None,
+    data: Data = None,
+    ctx: ChunkTokens = 512,
+    chunks: Chunks = None,
     threads: Threads = None,
     *,
     output: OutputOptions,
@@ -43,20 +45,20 @@ def command(
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: must be >= 1")
 
-    from localllm.compress.calibration import CALIBRATION_TEXT, collect, cut
+    from localllm.compress.calibration import CALIBRATION_TEXT, collect
     from localllm.compress.imatrix import write_imatrix
+    from localllm.evaluate.texts import cut, read_text
     from localllm.gguf import GGUFFile
     from localllm.tokenize import load_tokenizer
 
     source = CALIBRATION_TEXT if data is None else Path(data)
-    text = _read(source)
+    text = read_text(source)
     found = find(model)
     file = GGUFFile.open(found.path)
     shards = (shard.path for shard in file.shards)
     target = output_file("--out", Path(out), (source, *shards))
     tokenizer = load_tokenizer(file)
-    # llama.cpp's tools drop the line's end at the end of a file
-    pieces = cut(tokenizer.encode(text.removesuffix("\n")), tokenizer, ctx)[:chunks]
+    pieces = cut(tokenizer, text, ctx, chunks, least=1).tolist()
     options = EngineOptions(ctx=ctx, threads=threads, kv_type="f16", device="cpu", draft="none")
     engine, _ = load_engine(found, options, texts=_TEXTS_AT_ONCE)
     start = time.perf_counter()
@@ -103,22 +105,3 @@ def command(
             "in all: a longer text reaches more",
             file=sys.stderr,
         )
-
-
-def _read(path: Path) -> str:
-    """The text of a file.
-
-    Raises:
-        UsageError: there is none, or it is not UTF-8; names it.
-    """
-    if path.exists() and not path.is_file():
-        raise UsageError(f"--data {path}: is no regular file")  # a FIFO could be waited for forever
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--data {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"--data {path}: is not valid UTF-8 at byte {error.start}",
-            "convert the text first, for instance with iconv",
-        ) from None

@@ -146,6 +146,13 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Path, catalog name or user/repo[:QUANT].")
 ]
 
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="FILE", help="A UTF-8 text; default: what is shipped."),
+]
+ChunkTokens = Annotated[int, typer.Option("--ctx", help="Tokens of a chunk of the text.")]
+Chunks = Annotated[int | None, typer.Option("--chunks", help="Only the first chunks of each text.")]
+
 
 def with_options(function: F) -> F:
     """Spread every parameter that is a group of options into the flags of that group."""

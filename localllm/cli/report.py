@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localllm.cli.fit import DEFAULT_QUANTISATIONS, history_file, machine_name
+from localllm.cli.fit import DEFAULT_QUANTISATIONS
 from localllm.cli.loading import find, progress
-from localllm.cli.options import EngineOptions, OutputOptions, Threads, with_options
+from localllm.cli.options import (
+    Chunks,
+    ChunkTokens,
+    Data,
+    EngineOptions,
+    OutputOptions,
+    Threads,
+    with_options,
+)
 from localllm.cli.picture import picture_file, write_picture
 from localllm.cli.settings import packed_cache, settle
 from localllm.hub.names import LocalModel
@@ -47,14 +55,9 @@ def command(
             f"a single file: {DEFAULT_QUANTISATIONS}.",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="FILE", help="A UTF-8 text; default: the two that are shipped."
-        ),
-    ] = None,
-    ctx: Annotated[int, typer.Option("--ctx", help="Tokens of a chunk of the text.")] = 512,
-    chunks: Annotated[int, typer.Option("--chunks", help="So many chunks of each text.")] = 8,
+    data: Data = None,
+    ctx: ChunkTokens = 512,
+    chunks: Chunks = 8,
     plot: Annotated[
         str | None,
         typer.Option("--plot", metavar="FILE", help="Quality against speed, as an .svg file."),
@@ -68,7 +71,7 @@ def command(
     Quality against the largest, size, speed, time to the first token and memory.
     """
     from localllm.evaluate.accuracy import EvalPlan
-    from localllm.evaluate.history import History
+    from localllm.evaluate.history import History, history_file, machine_name
     from localllm.evaluate.report import report
     from localllm.evaluate.texts import read_text, shipped_texts
 

@@ -12,34 +12,8 @@ from localllm.engine.engine import Engine
 from localllm.engine.runner import NativeRunner
 from localllm.errors import LocalLLMError, UsageError
 from localllm.ops.native import InputSquares
-from localllm.tokenize import Tokenizer
 
 CALIBRATION_TEXT = Path(localllm.__file__).parent / "assets" / "calibration.txt"
-
-
-def cut(tokens: Sequence[int], tokenizer: Tokenizer, size: int) -> list[list[int]]:
-    """The whole chunks of a text, cut as llama-imatrix does.
-
-    Where texts of the model begin with a BOS token, it stands in the place of each chunk's first.
-
-    Args:
-        tokens: of the text, with its special tokens.
-        tokenizer: of the model.
-        size: tokens of a chunk.
-
-    Raises:
-        UsageError: there is no whole chunk.
-    """
-    chunks = [list(tokens[at : at + size]) for at in range(0, len(tokens) - size + 1, size)]
-    if not chunks:
-        raise UsageError(
-            f"the text has {len(tokens)} tokens, and a chunk takes {size}",
-            "a longer text, or a smaller --ctx",
-        )
-    if tokenizer.add_bos and tokenizer.bos_id is not None:
-        for chunk in chunks:
-            chunk[0] = tokenizer.bos_id
-    return chunks
 
 
 def collect(

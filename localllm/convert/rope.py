@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from localllm.convert.fields import Fields
+from localllm.models.rope import llama3_divisors
 from localllm.ops.spec import Float32
 
 _UNSCALED = ("default", "dynamic")  # dynamic: scales beyond the trained context only
@@ -112,16 +113,10 @@ def _factors(rope: Fields, key: str, count: int) -> Float32:
 
 
 def _llama3_divisors(rope: Fields, dims: int) -> Float32:
-    """Llama 3.1: long waves are stretched by the factor, short ones kept, between them a ramp."""
     base = rope.number("rope_theta", 10000.0, low=1, high=1e12)
     factor = rope.number("factor", 8.0, low=1)
     low, high = rope.number("low_freq_factor", 1.0), rope.number("high_freq_factor", 4.0)
     if low >= high:
         raise rope.fail("low_freq_factor", f"{low:g} must be less than high_freq_factor {high:g}")
     original = rope.integer("original_max_position_embeddings", 8192)
-    # in float32, as the models' own code has it
-    frequencies = 1 / np.float32(base) ** (np.arange(0, dims, 2, dtype=np.float32) / dims)
-    turns = original * frequencies.astype(np.float64) / (2 * math.pi)  # within the first context
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    divisors: Float32 = (1 / ((1 - kept) / factor + kept)).astype(np.float32)
-    return divisors
+    return llama3_divisors(dims, base, original, factor, low, high)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
 
 import psutil
@@ -47,6 +48,17 @@ def kernels() -> str:
         return isa()
     except RuntimeError as error:
         raise UsageError(str(error)) from None
+
+
+def cpu_name() -> str:
+    """The processor, as its maker calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def available_memory() -> int:

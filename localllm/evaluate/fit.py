@@ -9,26 +9,23 @@ quantisation gives them in the whole model: a part has layers from everywhere in
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from localllm.errors import LocalLLMError
+from localllm.compress.mixes import Mix, plan_types
 from localllm.evaluate.speed import PREFILL, Figures, Say, measure_speed
 from localllm.evaluate.synthetic import catalog_model, catalog_outline
-from localllm.gguf import GGUFFile, quant_type
+from localllm.files import require_space
+from localllm.gguf import GGUFFile, QuantType
 from localllm.hub.catalog import CatalogModel, Shape
 from localllm.models.config import ModelConfig, read_config
 from localllm.ops.packed import PackedCache
-from localllm.units import in_bytes
 
-Types = Mapping[str, str]  # a tensor's name -> the name of its type
-TypesOf = Callable[[GGUFFile], Types]  # what a quantisation makes of a model's tensors
+Types = Mapping[str, QuantType]  # by tensor name
 
-_ENOUGH = 1 << 30  # bytes of the larger part
 _NEARLY = 0.7  # of the layers: then it is not worth guessing at the rest
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
@@ -57,24 +54,27 @@ class Prediction:
     layers: tuple[int, ...]
 
 
-def predict(entry: CatalogModel, types_of: TypesOf, threads: int | None, say: Say) -> Prediction:
+def predict(
+    entry: CatalogModel, mix: Mix, threads: int | None, say: Say, enough: int = 1 << 30
+) -> Prediction:
     """Measure parts of the model's shape, and say what the whole would do.
 
     Args:
         entry: the model.
-        types_of: the quantisation.
+        mix: the quantisation.
         threads: None: the physical cores that this process may use.
         say: told what is being measured.
+        enough: bytes of the larger part's layers; a smaller model is measured whole.
 
     Raises:
         LocalLLMError: there is no room for the parts, in memory or on the disk.
     """
     outline = catalog_outline(entry)
-    types = types_of(outline)
+    types = plan_types(outline, mix).types
     sizes = _sizes(outline, types)
     whole = sum(size for name, size in sizes.items() if _LAYER.match(name))
     layers = entry.shape.layers
-    most = max(2, -(-_ENOUGH * layers // whole))
+    most = max(2, -(-enough * layers // whole))
     counts = (layers,) if most >= _NEARLY * layers else (1, most)
     parts = [
         _measured(entry, count, _types_of_part(types, layers, count), threads, say)
@@ -158,15 +158,11 @@ def _measured(
     part = replace(entry, shape=replace(entry.shape, layers=layers))
     sizes = _sizes(catalog_outline(part), types)
     with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
-        free, needed = shutil.disk_usage(folder).free, 3 * sum(sizes.values())  # packed twice
-        if needed > free:
-            raise LocalLLMError(
-                f"{in_bytes(free)} are free in {tempfile.gettempdir()}, about {in_bytes(needed)} "
-                "are needed to measure",
-                "TMPDIR may name another folder",
-            )
+        needed = 3 * sum(sizes.values())  # packed twice
+        require_space(Path(tempfile.gettempdir()), needed, "TMPDIR may name another folder")
         say(f"{layers} of {entry.shape.layers} layers: making random weights")
-        path = catalog_model(Path(folder) / "part.gguf", part, types)
+        named = {name: type.name for name, type in types.items()}
+        path = catalog_model(Path(folder) / "part.gguf", part, named)
         packed = PackedCache(Path(folder) / "packed", 1 << 40)
 
         def told(text: str) -> None:
@@ -179,12 +175,12 @@ def _measured(
 def _sizes(outline: GGUFFile, types: Types) -> dict[str, int]:
     """Bytes of each tensor."""
     tensors = outline.tensors.items()
-    return {name: quant_type(types[name]).nbytes(prod(one.shape)) for name, one in tensors}
+    return {name: types[name].nbytes(prod(one.shape)) for name, one in tensors}
 
 
-def _types_of_part(types: Types, layers: int, count: int) -> dict[str, str]:
+def _types_of_part(types: Types, layers: int, count: int) -> dict[str, QuantType]:
     """The types of a model with `count` of the layers, taken from everywhere in the whole."""
-    found: dict[str, str] = {}
+    found: dict[str, QuantType] = {}
     for layer in range(count):
         source = (2 * layer + 1) * layers // (2 * count)
         for name, type in types.items():

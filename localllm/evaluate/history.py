@@ -13,13 +13,25 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from localllm.engine.machine import cpu_name, default_threads, kernels
 from localllm.evaluate.speed import FIGURES, Figures
 from localllm.files import replacing
 from localllm.hub.catalog import Shape
+from localllm.hub.folders import state_dir
 
 _MOST_ENTRIES = 500
 _LARGEST_FILE = 4 << 20  # bytes; more than so many entries take
 _FURTHEST = 2.0  # a correction beyond this is a mistake, not a machine's way
+
+
+def history_file() -> Path:
+    """Where predictions and measurements are remembered."""
+    return state_dir() / "fit.json"
+
+
+def machine_name(threads: int | None) -> str:
+    """What a speed was measured on: processor, threads and kernels."""
+    return f"{cpu_name()}, {threads or default_threads()} threads, {kernels()}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The text that a model's accuracy is measured on, in chunks of one length."""
+"""The texts that a model is measured on, in chunks of one length."""
 
 from __future__ import annotations
 
@@ -62,17 +62,20 @@ def read_text(path: str | Path) -> Text:
     return Text(str(path), content)
 
 
-def cut(tokenizer: Tokenizer, text: Text, length: int, most: int | None = None) -> Tokens:
-    """The text in chunks that follow each other, as llama-perplexity cuts it.
+def cut(
+    tokenizer: Tokenizer, text: Text, length: int, most: int | None = None, least: int = 2
+) -> Tokens:
+    """The text in chunks that follow each other, as llama-perplexity and llama-imatrix cut it.
 
     A last line's end is left out, and what is left over for no whole chunk. Where the vocabulary
     begins texts with a BOS token, that replaces the first token of each chunk.
 
     Args:
         tokenizer: of the model.
-        text: at least two chunks long.
+        text: what to cut.
         length: tokens of a chunk.
         most: chunks, from the start; None: all.
+        least: chunks that the text must make, whatever `most` is.
 
     Returns:
         int32 [chunks, length].
@@ -81,10 +84,10 @@ def cut(tokenizer: Tokenizer, text: Text, length: int, most: int | None = None) 
         UsageError: the text is too short.
     """
     ids = tokenizer.encode(text.content.removesuffix("\n"))
-    if len(ids) < 2 * length:
+    if len(ids) < least * length:
         raise UsageError(
-            f"{text.name}: {len(ids)} tokens; two chunks of {length} are the least",
-            f"a longer text, or a --ctx of {len(ids) // 2} or less",
+            f"{text.name}: {len(ids)} tokens; {least * length} are the least with --ctx {length}",
+            f"a longer text, or a --ctx of {len(ids) // least} or less",
         )
     whole = ids[: len(ids) // length * length]
     chunks = np.array(whole, np.int32).reshape(-1, length)[:most]

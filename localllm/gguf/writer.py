@@ -15,7 +15,7 @@ from localllm.files import replacing
 from localllm.gguf.metadata import StringArray
 from localllm.gguf.types import QuantType, quant_type
 
-StoredTensor = tuple[npt.NDArray[np.uint8], QuantType, Sequence[int]]
+StoredBytes = tuple[npt.NDArray[np.uint8], QuantType, Sequence[int]]
 """Stored bytes, their type and the tensor's shape (row-major, the last is the contiguous one)."""
 
 
@@ -62,7 +62,7 @@ _NUMPY_TENSOR_TYPES = {
 def write_gguf(
     path: str | Path,
     metadata: Mapping[str, Any],
-    tensors: Mapping[str, MadeTensor | StoredTensor | npt.NDArray[Any]],
+    tensors: Mapping[str, MadeTensor | StoredBytes | npt.NDArray[Any]],
 ) -> None:
     """Writes a model file; `path` appears only when the file is whole.
 
@@ -113,7 +113,7 @@ def write_gguf(
             writer.close()
 
 
-def _made(tensor: MadeTensor | StoredTensor | npt.NDArray[Any]) -> MadeTensor:
+def _made(tensor: MadeTensor | StoredBytes | npt.NDArray[Any]) -> MadeTensor:
     if isinstance(tensor, MadeTensor):
         return tensor
     if isinstance(tensor, np.ndarray):

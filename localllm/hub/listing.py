@@ -11,12 +11,10 @@ from urllib.parse import quote
 
 from localllm.errors import LocalLLMError, UsageError
 from localllm.gguf.types import RUNNABLE_TYPES
-from localllm.hub.references import Reference, quantisation_of
-from localllm.hub.store import is_model, shard_count, shards_of
+from localllm.hub.references import COMMIT, Reference, of_quantisation, quantisation_of
+from localllm.hub.store import SHA256, is_model, shard_count, shards_of
 from localllm.units import in_bytes
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 # What makes a checkpoint of transformers, beside its weights.
 _CHECKPOINT = re.compile(
     r"[\w.-]*\.json|tokenizer\.model|[\w.-]+\.(?:txt|jinja)|1_Pooling/config\.json"
@@ -140,7 +138,7 @@ def list_repository(wanted: Reference) -> Repository:
         listed = [_listed(one) for one in found.get("siblings") or ()]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise _no_answer(wanted) from None
-    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
         raise LocalLLMError(f"{wanted.repository}: the hub names no commit: {commit!r}")
     return Repository(name, commit, tuple(file for file in listed if file is not None))
 
@@ -154,7 +152,7 @@ def _listed(entry: Any) -> RemoteFile | None:
     lfs, path = entry.get("lfs"), entry["rfilename"]
     sha256 = None if lfs is None else lfs["sha256"]
     size = (entry if lfs is None else lfs).get("size")
-    if sha256 is not None and not _SHA256.fullmatch(sha256):
+    if sha256 is not None and not SHA256.fullmatch(sha256):
         raise ValueError
     # These come from a server and become names of files.
     strange = not path.isprintable() or {"", ".", ".."} & set(path.split("/")) or "\\" in path
@@ -180,18 +178,16 @@ def choose(models: Sequence[RemoteModel], wanted: Reference, default: str) -> Re
         UsageError: it names one that the repository does not have; lists what there is.
     """
     if wanted.file:
-        named = [m for m in models if any(file.path == wanted.file for file in m.files)]
-        if not named:
-            raise _no_such(wanted.repository, wanted.file, models)
-        return named[0]
-    asked = wanted.wanted.upper()
-    if quantisation := asked or default:
-        for same in (quantisation, f"UD-{quantisation}"):
-            if exact := [m for m in models if m.quantisation == same]:
-                return exact[0]
+        for model in models:
+            if any(file.path == wanted.file for file in model.files):
+                return model
+        raise _no_such(wanted.repository, wanted.file, models)
+    asked = wanted.wanted
+    if (named := of_quantisation(models, asked or default)) is not None:
+        return named
     if asked:
         for model in models:
-            if model.files[0].path.rpartition("/")[2].upper() == asked:
+            if model.files[0].path.rpartition("/")[2].lower() == asked.lower():
                 return model
         raise _no_such(wanted.repository, wanted.wanted, models)
     return models[0] if len(models) == 1 else None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from localllm.errors import LocalLLMError, UsageError
 from localllm.hub.folders import expanded
-from localllm.hub.references import Address, Reference, parse
+from localllm.hub.references import Address, Reference, of_quantisation, parse
 from localllm.hub.store import BUNDLED, CachedFile, cached_files
 from localllm.hub.user_models import Preset, known_models, user_models
 
@@ -137,10 +137,8 @@ def find_here(name: str, wanted: Reference | Address, default: str) -> CachedFil
         here = [f for f in here if wanted.file in ("", f.file)]
     if not here:
         raise NotHereError(name, f"{name} is not here: no file of {repository} is in the cache")
-    quantisation = (asked or default).upper()
-    for same in (quantisation, f"UD-{quantisation}"):
-        if exact := [f for f in here if f.quantisation == same]:
-            return exact[0]
+    if (exact := of_quantisation(here, asked or default)) is not None:
+        return exact
     if not asked:
         return here[0]
     if named := [f for f in here if f.path.name.lower() == asked.lower()]:

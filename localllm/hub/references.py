@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from localllm.errors import UsageError
@@ -16,6 +18,19 @@ _QUANTISATION = re.compile(
     r"|MXFP4(?:_MOE)?|BF16|F16|F32))(?![A-Z0-9_])",
     re.IGNORECASE,
 )
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Quantised(Protocol):
+    """A model with the quantisation that its file's name states; see `quantisation_of`."""
+
+    @property
+    def quantisation(self) -> str:
+        """In capitals; empty where the name states none."""
+
+
+M = TypeVar("M", bound=Quantised)
 
 
 @dataclass(frozen=True)
@@ -111,3 +126,12 @@ def quantisation_of(filename: str) -> str:
     name = str(found[-1]).upper()
     dynamic = "UD-" if name.startswith("UD-") else ""
     return dynamic + name.removeprefix("UD-").replace("-", "_")
+
+
+def of_quantisation(models: Sequence[M], wanted: str) -> M | None:
+    """The first model of a quantisation, else of its dynamic variety; None: there is none."""
+    for name in (wanted.upper(), f"UD-{wanted.upper()}") if wanted else ():
+        for model in models:
+            if model.quantisation == name:
+                return model
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,13 +18,11 @@ from localllm.files import replacing
 from localllm.hub.asking import MOST_TRIES, Patience, patiently
 from localllm.hub.listing import RemoteFile, list_repository
 from localllm.hub.partial import PartialFile, require_room
-from localllm.hub.references import Reference
+from localllm.hub.references import COMMIT, Reference
 from localllm.hub.store import UNFINISHED
 from localllm.hub.transfer import Download, Watch, damaged, fetch, unwritten, verify
 
 T = TypeVar("T")
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,7 @@ class Snapshot:
 
     def _point_revision(self) -> None:
         """Note which commit a branch stands at, as huggingface_hub does."""
-        if _COMMIT.fullmatch(self._wanted.revision):
+        if COMMIT.fullmatch(self._wanted.revision):
             return
         reference = self._folder / "refs" / self._wanted.revision
         reference.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ BUNDLED = "tiny-chat"  # comes with the program
 UNFINISHED = ".parts.incomplete"
 
 _LATER_SHARD = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 
@@ -46,8 +46,8 @@ class CachedFile:
     @property
     def shards(self) -> list[Path]:
         """Every file of the model: one, or all shards that are there."""
-        stem, found, rest = self.path.name.partition("-00001-of-")
-        return sorted(self.path.parent.glob(f"{stem}-?????-of-{rest}")) if found else [self.path]
+        folder = self.path.parent
+        return [folder / name for name in shards_of(self.path.name, os.listdir(folder))]
 
     @property
     def whole(self) -> bool:
@@ -87,7 +87,7 @@ def origin_of(path: Path) -> Origin | None:
         return None
     # A link of the cache points at a file that has the hash for its name. That may be a link too.
     blob = Path(os.readlink(path)).name if path.is_symlink() else ""
-    return Origin(repository_of(folder), revision, blob if _SHA256.fullmatch(blob) else None)
+    return Origin(repository_of(folder), revision, blob if SHA256.fullmatch(blob) else None)
 
 
 def cached_files() -> Iterator[CachedFile]:

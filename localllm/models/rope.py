@@ -33,6 +33,35 @@ def make_rope(config: RopeConfig, *, interleaved: bool, factors: Float32 | None 
     return Rope(frequencies.astype(np.float32), interleaved, scale)
 
 
+def llama3_divisors(
+    dims: int,
+    base: float,
+    original_context: int,
+    factor: float = 8.0,
+    low: float = 1.0,
+    high: float = 4.0,
+) -> Float32:
+    """Llama 3.1: long waves are stretched by the factor, short ones kept, between them a ramp.
+
+    Args:
+        dims: that are rotated.
+        base: of the frequencies.
+        original_context: that the model was trained with at first.
+        factor: divisor of the lowest frequencies.
+        low: turns within that context up to which a wave is long.
+        high: turns from which it is short.
+
+    Returns:
+        float32 [dims / 2].
+    """
+    # in float32, as the models' own code has it
+    frequencies = 1 / np.float32(base) ** (np.arange(0, dims, 2, dtype=np.float32) / dims)
+    turns = original_context * frequencies.astype(np.float64) / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    divisors: Float32 = (1 / ((1 - kept) / factor + kept)).astype(np.float32)
+    return divisors
+
+
 def read_factors(weights: Weights, context: int) -> Float32 | None:
     """The divisors of the frequencies that a file holds, float32 [dims / 2].
 

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from localllm.compress.calibration import CALIBRATION_TEXT, collect, cut
+from localllm.compress.calibration import CALIBRATION_TEXT, collect
 from localllm.compress.imatrix import read_imatrix, write_imatrix
 from localllm.engine.engine import Engine
-from localllm.errors import LocalLLMError, ModelFileError, UsageError
+from localllm.errors import LocalLLMError, ModelFileError
 from localllm.evaluate.synthetic import ARCHITECTURES, random_model
+from localllm.evaluate.texts import Text, cut
 from localllm.gguf import GGUFFile, write_gguf
 from localllm.models import load_definition
 from localllm.ops import eager
@@ -145,22 +146,6 @@ def test_numbers_that_overflow_are_an_error(tmp_path):
     write_gguf(tmp_path / "large.gguf", file.metadata, tensors)
     with pytest.raises(LocalLLMError, match=r"blk\.0\.ffn_down\.weight.*not finite"):
         sums_of(tmp_path / "large.gguf")
-
-
-def test_a_text_is_cut_as_llama_imatrix_does(tmp_path):
-    engine = engine_of(random_model(tmp_path / "model.gguf", "llama", vocab=VOCAB))
-    tokenizer = engine.tokenizer
-    tokens = tokenizer.encode("one two three four five six")
-    assert tokenizer.add_bos
-    assert tokens[0] == tokenizer.bos_id
-    chunks = cut(tokens, tokenizer, 5)
-    assert len(chunks) == len(tokens) // 5 > 2
-    for at, chunk in enumerate(chunks):
-        assert chunk == [tokenizer.bos_id, *tokens[5 * at + 1 : 5 * at + 5]]
-    with pytest.raises(UsageError, match=f"has {len(tokens)} tokens, and a chunk takes 1000"):
-        cut(tokens, tokenizer, 1000)
-    qwen = engine_of(random_model(tmp_path / "qwen.gguf", "qwen2", vocab=VOCAB)).tokenizer
-    assert cut([7, 8, 9, 10], qwen, 2) == [[7, 8], [9, 10]]
 
 
 def test_the_calibration_text_comes_along():
@@ -312,7 +297,7 @@ def test_llama_imatrix_measures_the_same(arch, tmp_path):
         command = [program("llama-imatrix"), "-m", model, *arguments, *output]
         subprocess.run(command, check=True, capture_output=True)
     engine = engine_of(model, context=128)
-    chunks = cut(engine.tokenizer.encode(TEXT), engine.tokenizer, 128)[:8]
+    chunks = cut(engine.tokenizer, Text("text", TEXT), 128, 8).tolist()
     squares = collect(engine, chunks)
     write_imatrix(tmp_path / "ours.gguf", squares, chunks=8, chunk_size=128, datasets=["text.txt"])
     ours, theirs, older = (

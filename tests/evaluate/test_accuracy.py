@@ -134,6 +134,7 @@ def test_chunks_follow_each_other_and_begin_with_bos(tmp_path: Path) -> None:
     assert not without.add_bos
     ids = without.encode(TEXT.content)
     assert cut(without, TEXT, 40, 2).tolist() == [ids[:40], ids[40:80]]
+    assert cut(without, TEXT, len(ids), least=1).tolist() == [ids]
 
 
 def test_only_the_second_half_is_scored() -> None:
@@ -164,7 +165,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_text_of_less_than_two_chunks(models: tuple[Path, Path]) -> None:
-    with pytest.raises(UsageError, match=r"short: \d+ tokens; two chunks of 512 are the least"):
+    with pytest.raises(UsageError, match=r"short: \d+ tokens; 1024 are the least with --ctx 512"):
         evaluate(models[0], None, [Text("short", TEXT.content[:900])], EvalPlan(), nothing)
 
 

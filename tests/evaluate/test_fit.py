@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from localllm.compress.mixes import mix_named
 from localllm.errors import LocalLLMError
 from localllm.evaluate import fit
 from localllm.evaluate.choice import (
@@ -51,16 +53,6 @@ def test_a_part_that_was_slower_by_chance_does_not_make_the_whole_faster() -> No
     assert extrapolated(small, large, 32, 10**10) == pytest.approx(large.figures)
 
 
-def mixed(outline: GGUFFile) -> dict[str, str]:
-    """Every third layer is stored better, and all that is no layer in F16."""
-    types = {}
-    for name, tensor in outline.tensors.items():
-        layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
-        better = "Q8_0" if layer % 3 == 2 else "Q4_0"
-        types[name] = "F32" if len(tensor.shape) == 1 else better
-    return types
-
-
 def test_a_large_model_is_predicted_from_two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[tuple[int, int]] = []
 
@@ -70,27 +62,26 @@ def test_a_large_model_is_predicted_from_two_parts(monkeypatch: pytest.MonkeyPat
         size = sum(t.nbytes for name, t in file.tensors.items() if name.startswith("blk."))
         measured.append((layers, size))
         kinds = {t.type.name for t in file.tensors.values()}
-        assert layers == 1 or {"Q8_0", "Q4_0"} <= kinds
+        assert layers == 1 or {"Q4_K", "Q6_K"} <= kinds
         return linear(layers, size)
 
     monkeypatch.setattr(fit, "measure_speed", measure)
-    monkeypatch.setattr(fit, "_ENOUGH", 1 << 20)
-    found = predict(ENTRY, mixed, None, lambda text: None)
+    mix = mix_named("Q4_K_M")
+    found = predict(ENTRY, mix, None, lambda text: None, enough=1 << 20)
     assert found.layers == tuple(layers for layers, _ in measured)
     assert found.layers[0] == 1 < found.layers[1] < 12
 
-    monkeypatch.setattr(fit, "_ENOUGH", 1 << 30)
-    whole = predict(ENTRY, mixed, None, lambda text: None)
+    whole = predict(ENTRY, mix, None, lambda text: None)
     assert whole.layers == (12,)
     assert found.figures == pytest.approx(whole.figures)
     assert found.file_bytes == whole.file_bytes > measured[-1][1]
 
 
 def test_no_room_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     monkeypatch.setattr(fit, "catalog_model", lambda *_: pytest.fail("was made"))
-    with pytest.raises(LocalLLMError, match=r"are free in .*TMPDIR"):
-        predict(ENTRY, mixed, None, lambda text: None)
+    with pytest.raises(LocalLLMError, match=r"not enough room in .*TMPDIR"):
+        predict(ENTRY, mix_named("Q8_0"), None, lambda text: None)
 
 
 @pytest.mark.parametrize("alias", ["llama-3.2-1b", "qwen3-0.6b", "gemma-3-1b", "phi-3.5-mini"])

@@ -22,6 +22,7 @@ from localllm.evaluate.synthetic.vocabularies import bpe_vocabulary, spm_vocabul
 from localllm.gguf import GGUFFile, MadeTensor, TensorInfo, quant_type, write_gguf
 from localllm.gguf.types import RUNNABLE_TYPES
 from localllm.hub.catalog import CatalogModel, Shape
+from localllm.models.rope import llama3_divisors
 
 ARCHITECTURES = ("llama", "llama-moe", "qwen2", "qwen3", "qwen3moe", "gemma3", "phi3")
 """`llama-moe` is Mixtral: architecture "llama" with experts."""
@@ -284,23 +285,15 @@ def _tensors(
 
 
 def _rope_factors(shape: SyntheticShape) -> dict[str, np.ndarray]:
-    half = shape.head_dim // 2
     if shape.arch == "llama":
-        return {"rope_freqs.weight": _llama3_rope_factors(half, 500000.0, shape.context // 4)}
+        return {"rope_freqs.weight": llama3_divisors(shape.head_dim, 500000.0, shape.context // 4)}
     if shape.arch == "phi3":
-        ramp = np.linspace(0, 1, half, dtype=np.float32)
+        ramp = np.linspace(0, 1, shape.head_dim // 2, dtype=np.float32)
         return {
             "rope_factors_long.weight": 1 + 7 * ramp**2,
             "rope_factors_short.weight": 1 + 0.5 * ramp,
         }
     raise ValueError(f"{shape.arch} has no rope factors")
-
-
-def _llama3_rope_factors(half: int, base: float, original_context: int) -> np.ndarray:
-    """Llama 3.1's divisors of the rope frequencies: 1 for short waves, 8 for long ones."""
-    wavelength = 2 * np.pi * base ** (np.arange(half) / half)
-    smooth = np.clip((original_context / wavelength - 1.0) / (4.0 - 1.0), 0, 1)
-    return (1 / ((1 - smooth) / 8 + smooth)).astype(np.float32)
 
 
 def _types(shape: SyntheticShape, weight_type: str | Mapping[str, str]) -> Callable[[str], str]:
