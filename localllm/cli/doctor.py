@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
-import shutil
-import stat
-import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from localllm import __version__
 from localllm.cli.loading import progress
 from localllm.cli.options import OutputOptions, with_options
+from localllm.evaluate.installation import folders, gpus, installed, lacking
 from localllm.evaluate.machine_rates import (
     MachineRates,
     MemoryRate,
     measure,
     thread_counts,
 )
-from localllm.hub.folders import cache_dir, config_file, hugging_face_cache, state_dir
-from localllm.terminal import one_line
+from localllm.hub.folders import config_file
 from localllm.units import in_bytes
-
-_PACKAGES = ("numpy", "gguf", "huggingface-hub", "llguidance", "torch", "llama-cpp-python")
-# What is used where it is there: for what, and the extra of this package that brings it.
-_OPTIONAL = {
-    "torch": ("--device other than cpu", "torch"),
-    "opentelemetry-sdk": ("traces of the server's requests", "otel"),
-    "llama-cpp-python": ("comparisons, bench --vs llama.cpp", "llamacpp"),
-}
 
 
 @with_options
@@ -43,12 +29,12 @@ def command(output: OutputOptions) -> None:
     with progress("measuring memory and cores …"):
         facts = _facts()
         rates = measure(thread_counts(facts["cores"]))
-    versions, folders, missing = installed(), list(_folders()), list(lacking())
+    versions, places, missing = installed(), list(folders()), list(lacking())
     if output.json:
         document = {
             **facts,
             "versions": versions,
-            "folders": [asdict(folder) for folder in folders],
+            "folders": [asdict(folder) for folder in places],
             "missing": [asdict(part) for part in missing],
             "rates": asdict(rates),
         }
@@ -64,7 +50,7 @@ def command(output: OutputOptions) -> None:
     heads = ["versions"] + [""] * len(versions)
     for head, (name, found) in zip(heads, versions.items(), strict=False):
         print(f"{head:<22} {name} {found or 'not installed'}")
-    for folder in folders:
+    for folder in places:
         print(f"{folder.name:<22} {folder}")
     heads = ["missing"] + [""] * len(missing)
     for head, part in zip(heads, missing, strict=False):
@@ -88,100 +74,6 @@ def _facts() -> dict[str, Any]:
         "gpus": gpus(),
         "config_file": f"{config_file()}{'' if config_file().is_file() else ' (not there)'}",
     }
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder of this program or of the Hugging Face cache; the numbers are bytes.
-
-    Attributes:
-        name: what lies there.
-        path: of the folder, which need not be there yet.
-        used: by what is in it, links not followed.
-        free: on its disk; None where that cannot be said.
-    """
-
-    name: str
-    path: str
-    used: int
-    free: int | None
-
-    def __str__(self) -> str:
-        free = "" if self.free is None else f", {in_bytes(self.free)} free"
-        return f"{self.path} ({in_bytes(self.used)}{free})"
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Something useful that is not installed, and the line that installs it."""
-
-    name: str
-    purpose: str
-    install: str
-
-
-def installed() -> dict[str, str | None]:
-    """Versions of what this program stands on, and of what it uses where it is there."""
-    return {name: _version(name) for name in _PACKAGES}
-
-
-def lacking() -> Iterator[Missing]:
-    """What is not there, of what would be used."""
-    for package, (purpose, extra) in _OPTIONAL.items():
-        if _version(package) is None:
-            yield Missing(package, purpose, f"pip install 'localllm[{extra}]'")
-
-
-def gpus() -> list[str]:
-    """The graphics cards that NVIDIA's or AMD's driver names; nothing runs on them by default.
-
-    Asked of the drivers' own tools: importing torch for it would take seconds.
-    """
-    commands = (
-        ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
-        ["rocm-smi", "--showproductname", "--csv"],
-    )
-    found: list[str] = []
-    for command in commands:
-        if shutil.which(command[0]) is None:
-            continue
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-            lines = [one_line(line) for line in done.stdout.splitlines() if line.strip()]
-            found += lines[1:] if command[0] == "rocm-smi" else lines
-    return found
-
-
-def _folders() -> Iterator[Folder]:
-    places = {
-        "Hugging Face cache": hugging_face_cache(),
-        "packed weights": cache_dir() / "packed",
-        "state folder": state_dir(),
-    }
-    for name, path in places.items():
-        there = next((place for place in (path, *path.parents) if place.is_dir()), None)
-        free = None
-        with contextlib.suppress(OSError):
-            free = None if there is None else shutil.disk_usage(there).free
-        yield Folder(name, str(path), _size(path), free)
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the regular files below a folder; what cannot be read counts as nothing."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                status = os.lstat(os.path.join(place, name))
-                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return total
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _kernels() -> str:

@@ -22,7 +22,7 @@ from localllm.terminal import one_line
 from localllm.units import in_bytes
 
 if TYPE_CHECKING:
-    from localllm.compress.quantize import QuantizeReport, TypeCount
+    from localllm.compress.quantize_report import QuantizeReport, TypeCount
     from localllm.gguf import QuantType
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -100,7 +100,6 @@ def command(
         report = quantize_file(
             file,
             target,
-            mix,
             plan,
             importance=importance,
             metadata=metadata,

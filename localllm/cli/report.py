@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +30,7 @@ from localllm.terminal import one_line
 from localllm.units import in_bytes
 
 if TYPE_CHECKING:
+    from localllm.compress.mixes import Mix
     from localllm.evaluate.report import Candidate
     from localllm.gguf import GGUFFile
 
@@ -95,7 +93,8 @@ def command(
 def _candidates(models: list[str], quant: str | None, threads: int | None) -> list[Candidate]:
     """What is measured, the one with the most bits a weight first."""
     from localllm.compress.mixes import mix_named
-    from localllm.evaluate.report import Candidate, there
+    from localllm.engine.machine import default_threads
+    from localllm.evaluate.report import Candidate, made, there
     from localllm.gguf import GGUFFile
     from localllm.hub.facts import describe
 
@@ -111,10 +110,11 @@ def _candidates(models: list[str], quant: str | None, threads: int | None) -> li
     default = DEFAULT_QUANTISATIONS if len(paths) == 1 else ""
     wanted = default if quant is None else quant
     source = GGUFFile.open(paths[0])
-    for name in (mix_named(name.strip()).name for name in wanted.split(",") if name.strip()):
-        if name in names.values() or (quant is None and not _smaller(name, source)):
+    for mix in (mix_named(name.strip()) for name in wanted.split(",") if name.strip()):
+        if mix.name in names.values() or (quant is None and not _smaller(mix, source)):
             continue
-        candidates.append(Candidate(name, partial(_made, source, name, threads), made=True))
+        make = partial(made, source, mix, threads or default_threads())
+        candidates.append(Candidate(mix.name, make, made=True))
     return candidates
 
 
@@ -128,32 +128,12 @@ def _files(model: str) -> list[LocalModel]:
     return [found]
 
 
-def _smaller(name: str, source: GGUFFile) -> bool:
+def _smaller(mix: Mix, source: GGUFFile) -> bool:
     """Whether a quantisation has fewer bits than the file is stored with already."""
-    from localllm.compress.mixes import mix_named
     from localllm.gguf import quant_type
     from localllm.hub.facts import describe
 
-    return quant_type(mix_named(name).type).bits_per_weight < describe(source).bits_per_weight - 0.5
-
-
-@contextmanager
-def _made(source: GGUFFile, name: str, threads: int | None) -> Iterator[Path]:
-    """A quantisation made of a file, removed at the end.
-
-    Raises:
-        LocalLLMError: it cannot be made.
-    """
-    from localllm.compress.mixes import mix_named, plan_types
-    from localllm.compress.quantize import quantize_file
-    from localllm.engine.machine import default_threads
-
-    mix = mix_named(name)
-    with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
-        target = Path(folder) / f"{source.path.stem}-{name}.gguf"
-        plan = plan_types(source, mix)
-        quantize_file(source, target, mix, plan, threads=threads or default_threads())
-        yield target
+    return quant_type(mix.type).bits_per_weight < describe(source).bits_per_weight - 0.5
 
 
 def _print(found: dict[str, Any], models: list[str]) -> None:

@@ -103,10 +103,12 @@ class TypePlan:
     """The type each tensor gets.
 
     Attributes:
+        mix: that gives them.
         types: by tensor name, in the order of the file.
         fallbacks: types that tensors should have had, where their rows are not whole blocks of it.
     """
 
+    mix: Mix
     types: Mapping[str, QuantType]
     fallbacks: Mapping[str, str]
 
@@ -141,7 +143,7 @@ def plan_types(
                 fallbacks[tensor.name] = wanted
             wanted = found
         types[tensor.name] = quant_type(wanted)
-    return TypePlan({name: types[name] for name in file.tensors}, fallbacks)
+    return TypePlan(mix, {name: types[name] for name in file.tensors}, fallbacks)
 
 
 def fitting(type: str, columns: int) -> str:

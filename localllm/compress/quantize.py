@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod, sqrt
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from localllm import _native
-from localllm.compress.mixes import Mix, TypePlan, is_quantised
+from localllm.compress.mixes import TypePlan, is_quantised
+from localllm.compress.quantize_report import Loss, QuantizeReport, counts, quantize_report
 from localllm.errors import LocalLLMError, ModelFileError, UsageError
 from localllm.files import require_space
 from localllm.gguf import GGUFFile, MadeTensor, QuantType, TensorInfo, write_gguf
@@ -28,59 +29,9 @@ _STEP_ELEMENTS = 1 << 23  # of one call of the kernels: a fraction of a second
 _NATURAL = ("F32", "F16", "BF16")
 
 
-@dataclass
-class TypeCount:
-    """The tensors of one type.
-
-    Attributes:
-        tensors: how many there are.
-        weights: numbers in them.
-        bytes: what they take in the file.
-        relative_error: root of the sum of the errors' squares by that of the weights' squares, over
-            those that were quantised anew; None where none was.
-    """
-
-    tensors: int = 0
-    weights: int = 0
-    bytes: int = 0
-    relative_error: float | None = None
-
-
-@dataclass(frozen=True)
-class QuantizeReport:
-    """What was made of a model.
-
-    Attributes:
-        source: the file that was read, of a split one the shard that was named.
-        output: the file that was written.
-        mix: how it was quantised.
-        source_bytes: of all shards.
-        bytes: of the output.
-        bits_per_weight: bits of the output's tensors by their weights.
-        relative_error: of all tensors that were quantised anew; see `TypeCount`.
-        before: tensors of the source by their type.
-        after: tensors of the output by theirs.
-        notes: what the user should know, a line each.
-        seconds: how long it took.
-    """
-
-    source: Path
-    output: Path
-    mix: str
-    source_bytes: int
-    bytes: int
-    bits_per_weight: float
-    relative_error: float
-    before: Mapping[str, TypeCount]
-    after: Mapping[str, TypeCount]
-    notes: tuple[str, ...]
-    seconds: float
-
-
 def quantize_file(
     source: GGUFFile,
     target: Path,
-    mix: Mix,
     plan: TypePlan,
     *,
     importance: Importance | None = None,
@@ -96,8 +47,7 @@ def quantize_file(
     Args:
         source: the model.
         target: where to; an existing file is replaced, but not one that is read.
-        mix: what the plan came from; stands in the file's ``general.file_type``.
-        plan: the type of each tensor.
+        plan: the type of each tensor; its mix stands in the file's ``general.file_type``.
         importance: mean squared inputs by tensor name, [columns], or [experts, columns]; a tensor
             without is quantised as if there were none.
         metadata: keys to add.
@@ -116,13 +66,13 @@ def quantize_file(
             raise UsageError(f"{target} is the source itself", "write to another file with -o")
     work = _Work(source, plan, importance, threads, say)
     work.require_sound()
-    needed = sum(_new_bytes(tensor, plan) for tensor in source.tensors.values())
-    require_space(target.parent, needed)
+    sizes = (plan.types[name].nbytes(prod(one.shape)) for name, one in source.tensors.items())
+    require_space(target.parent, sum(sizes))
     keys: dict[str, Any] = {
         key: value for key, value in source.exact_metadata().items() if not key.startswith("split.")
     }
     keys["general.quantization_version"] = np.uint32(QUANTIZATION_VERSION)
-    keys["general.file_type"] = np.uint32(mix.file_type)
+    keys["general.file_type"] = np.uint32(plan.mix.file_type)
     keys.update(metadata or {})
     tensors = {
         name: MadeTensor(plan.types[name], tensor.shape, partial(work.make, tensor))
@@ -133,19 +83,8 @@ def quantize_file(
     except OSError as error:
         reason = error.strerror or "only a part of it could be; the disk may be full"
         raise LocalLLMError(f"{target}: cannot be written: {reason}") from None
-    weights = sum(prod(tensor.shape) for tensor in source.tensors.values())
-    return QuantizeReport(
-        source=source.path,
-        output=target,
-        mix=mix.name,
-        source_bytes=source.nbytes,
-        bytes=target.stat().st_size,
-        bits_per_weight=8 * needed / weights if weights else 0.0,
-        relative_error=work.relative_error(),
-        before=_counts(source, {name: tensor.type for name, tensor in source.tensors.items()}),
-        after=work.counts_after(),
-        notes=tuple(work.notes(mix)),
-        seconds=time.perf_counter() - start,
+    return quantize_report(
+        source, target, plan, work.loss, work.notes(), time.perf_counter() - start
     )
 
 
@@ -158,8 +97,7 @@ class _Work:
     importance: Importance | None
     threads: int
     say: Callable[[str], None]
-    squares: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    errors: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    loss: Loss = field(default_factory=Loss)
     _done: int = 0  # weights
     _total: int = field(init=False)
     _begin: float = field(default_factory=time.perf_counter)
@@ -231,8 +169,7 @@ class _Work:
             raise self._bad_row(tensor, quant, first + bad)
         if tensor.file is not None:
             tensor.file.release(data)
-        self.squares[quant.name] += squares
-        self.errors[quant.name] += errors
+        self.loss.add(quant.name, squares, errors)
         self._done += count * columns
 
     def _changes(self, tensor: TensorInfo) -> bool:
@@ -280,25 +217,13 @@ class _Work:
         share = 100 * self._done // self._total
         self.say(f"quantising {share} %{left}: {tensor.name} to {self.plan.types[tensor.name]}")
 
-    def relative_error(self) -> float:
-        """Of all tensors that were quantised anew."""
-        squares = sum(self.squares.values())
-        return sqrt(sum(self.errors.values()) / squares) if squares else 0.0
-
-    def counts_after(self) -> dict[str, TypeCount]:
-        """The output's tensors by type."""
-        counts = _counts(self.source, self.plan.types)
-        for name, squares in self.squares.items():
-            if squares:
-                counts[name].relative_error = sqrt(self.errors[name] / squares)
-        return counts
-
-    def notes(self, mix: Mix) -> list[str]:
+    def notes(self) -> list[str]:
         """What the user should know."""
         notes = []
-        if mix.type not in {quant.name for quant in self.plan.types.values()}:
-            instead = next(iter(self.counts_after()), "nothing")
-            notes.append(f"no tensor is fit for {mix.type}: most are stored as {instead}")
+        main = self.plan.mix.type
+        if main not in {quant.name for quant in self.plan.types.values()}:
+            instead = next(iter(counts(self.source, self.plan.types)), "nothing")
+            notes.append(f"no tensor is fit for {main}: most are stored as {instead}")
         changed = [tensor for tensor in self.source.tensors.values() if self._changes(tensor)]
         again = Counter(t.type.name for t in changed if t.type.name not in _NATURAL)
         if again:
@@ -323,18 +248,3 @@ class _Work:
                 shown = ", ".join(without[:3]) + (", …" if len(without) > 3 else "")
                 notes.append(f"the importance matrix says nothing of {len(without)}: {shown}")
         return notes
-
-
-def _new_bytes(tensor: TensorInfo, plan: TypePlan) -> int:
-    return plan.types[tensor.name].nbytes(prod(tensor.shape))
-
-
-def _counts(source: GGUFFile, types: Mapping[str, QuantType]) -> dict[str, TypeCount]:
-    """Tensors by type, those with most weights first."""
-    counts: dict[str, TypeCount] = {}
-    for name, tensor in source.tensors.items():
-        count = counts.setdefault(types[name].name, TypeCount())
-        count.tensors += 1
-        count.weights += prod(tensor.shape)
-        count.bytes += types[name].nbytes(prod(tensor.shape))
-    return dict(sorted(counts.items(), key=lambda item: -item[1].weights))

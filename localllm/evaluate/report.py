@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from localllm.compress.mixes import Mix, plan_types
+from localllm.compress.quantize import quantize_file
 from localllm.engine.machine import available_memory, default_threads
 from localllm.engine.runner import Logits
 from localllm.errors import LocalLLMError, UsageError
@@ -207,3 +209,16 @@ def _saying(candidate: Candidate, say: Say) -> Say:
 def there(path: Path) -> Iterator[Path]:
     """A file that is here and stays."""
     yield path
+
+
+@contextmanager
+def made(source: GGUFFile, mix: Mix, threads: int) -> Iterator[Path]:
+    """A quantisation made of a file, removed at the end.
+
+    Raises:
+        LocalLLMError: it cannot be made.
+    """
+    with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
+        target = Path(folder) / f"{source.path.stem}-{mix.name}.gguf"
+        quantize_file(source, target, plan_types(source, mix), threads=threads)
+        yield target

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from localllm.cli.doctor import lacking
 from localllm.evaluate import fit, report
+from localllm.evaluate.installation import lacking
 from localllm.evaluate.speed import FIGURES, Figures
 from localllm.evaluate.synthetic import random_model
 from tests.cli.conftest import Run
@@ -206,5 +206,5 @@ def test_doctor_says_what_is_there_and_what_is_not(
     folders = {folder["name"]: folder for folder in document["folders"]}
     assert folders["Hugging Face cache"]["free"] > 0
     assert isinstance(document["gpus"], list)
-    monkeypatch.setattr("localllm.cli.doctor._version", lambda package: None)
+    monkeypatch.setattr("localllm.evaluate.installation._version", lambda package: None)
     assert {part.install for part in lacking()} >= {"pip install 'localllm[torch]'"}

@@ -55,7 +55,7 @@ def source(tmp_path: Path) -> Path:
 
 def quantize(source: Path, target: Path, name: str, **options):
     file, mix = GGUFFile.open(source), mix_named(name)
-    return quantize_file(file, target, mix, plan_types(file, mix), **options)
+    return quantize_file(file, target, plan_types(file, mix), **options)
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: mix.name)

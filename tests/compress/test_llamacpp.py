@@ -99,7 +99,7 @@ def _compare(source, importance, mix, overrides=None) -> None:
         (re.compile(pattern), quant_type(name)) for pattern, name in (overrides or {}).items()
     ]
     plan = plan_types(file, mix, patterns, weighted=importance is not None)
-    quantize_file(file, found, mix, plan, importance=importance, threads=2)
+    quantize_file(file, found, plan, importance=importance, threads=2)
     theirs, ours = GGUFFile.open(expected), GGUFFile.open(found)
     assert {name: tensor.type.name for name, tensor in ours.tensors.items()} == {
         name: theirs.tensors[name].type.name for name in ours.tensors
