@@ -19,11 +19,11 @@ from localllm.terminal import one_line
 @with_options
 def command(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The short name.", show_default=False)
+        str | None, typer.Argument(metavar="NAME", help="The short name.", show_default=False)
     ] = None,
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[TARGET]", help="The MODEL it stands for.", show_default=False),
+        typer.Argument(metavar="TARGET", help="The MODEL it stands for.", show_default=False),
     ] = None,
     remove: Annotated[str | None, option("--remove", text="Forget this name.", metavar="NAME")] = (
         None

@@ -27,7 +27,7 @@ def command(
     model: Model,
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="The texts; without any, the lines of stdin."),
+        typer.Argument(metavar="TEXT...", help="The texts; without any, the lines of stdin."),
     ] = None,
     pooling: Annotated[
         str | None,

@@ -96,7 +96,7 @@ class LimitOptions:
 def command(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]...", help="Paths, catalog names or user/repo[:QUANT]."),
+        typer.Argument(metavar="MODEL...", help="Paths, catalog names or user/repo[:QUANT]."),
     ] = None,
     alias: Annotated[
         list[str] | None,

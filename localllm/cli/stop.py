@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @with_options
 def command(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="As the server calls it.")
+        str | None, typer.Argument(metavar="MODEL", help="As the server calls it.")
     ] = None,
     admin_key: AdminKey = None,
     *,

@@ -12,7 +12,7 @@ from localllm.units import in_bytes
 
 # Blue and orange that people of every colour vision tell apart (Okabe and Ito).
 _OURS, _OTHER = "#0072b2", "#e69f00"
-_LABEL, _LINE, _GAP, _PADDING = 260, 22, 14, 16  # pixels
+_WIDTH, _LABEL, _LINE, _GAP, _PADDING = 760, 260, 22, 14, 16  # pixels
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ def text_chart(report: dict[str, Any], width: int, block: str = "█") -> str:
     return "\n".join(lines[:-1])
 
 
-def svg_chart(report: dict[str, Any], title: str, width: int = 760) -> str:
+def svg_chart(report: dict[str, Any], title: str) -> str:
     """The bars as an SVG document, on a white ground."""
-    room = width - _LABEL - 100  # for the values
+    room = _WIDTH - _LABEL - 100  # for the values
     body: list[str] = []
     y = _PADDING
 
@@ -132,9 +132,9 @@ def svg_chart(report: dict[str, Any], title: str, width: int = 760) -> str:
     height = y + _PADDING
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-            f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
-            f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
+            f'viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="13">',
+            f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
             *body,
             "</svg>\n",
         ]
