@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from typing import TextIO
 
 from localllm.errors import LocalLLMError
@@ -78,6 +80,13 @@ def one_line(text: str) -> str:
     """The text in one printable line; bytes of a file's name that are no text are escaped."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return " ".join(printable(text).split())
+
+
+def paragraph(text: str) -> str:
+    """The text in lines that the terminal has room for; one line where there is no terminal."""
+    if not sys.stdout.isatty():
+        return text
+    return textwrap.fill(text, max(20, shutil.get_terminal_size().columns - 1))
 
 
 def error_line(error: object) -> str:

@@ -18,3 +18,8 @@ def _scaled(number: float, units: tuple[str, str, str, str], plain: str) -> str:
         if number >= 0.9995 * size:  # what would be shown as 1000 of the next smaller unit
             return f"{number / size:.3g}{unit}"
     return f"{number:g}{plain}"
+
+
+def rate(value: float) -> str:
+    """At least three digits, and no more behind the point: `9.87`, `98.7`, `987`, `9,876`."""
+    return f"{value:,.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"

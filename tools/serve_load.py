@@ -38,12 +38,12 @@ from localllm.evaluate.load import Prompts
 from localllm.evaluate.overhead import overhead
 from localllm.evaluate.serving import ANSWERS, CLIENTS, Load, fairness, prefix, soak, throughput
 from localllm.evaluate.streams import Server
-from localllm.evaluate.tables import aligned, rate, spread
+from localllm.evaluate.tables import aligned, spread
 from localllm.gguf import GGUFFile
 from localllm.hub.names import resolve
 from localllm.models import load_definition
 from localllm.tokenize import load_tokenizer
-from localllm.units import in_bytes
+from localllm.units import in_bytes, rate
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = ("throughput", "fairness", "prefix", "overhead")

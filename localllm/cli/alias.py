@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import suppress
 from typing import Annotated
 
@@ -39,6 +40,7 @@ def command(
         if name is not None:
             raise UsageError("--remove takes the only name")
         remove_alias(remove)
+        print(f"{one_line(remove)} is forgotten", file=sys.stderr)
     elif name is not None:
         if target is None:
             raise UsageError(f"alias {name}: for which MODEL?", "`localllm alias NAME TARGET`")
@@ -49,6 +51,7 @@ def command(
             with suppress(NotHereError):  # which can be downloaded when it is needed
                 resolve(target)
         add_alias(name, target)
+        print(f"{name} stands for {one_line(target)}", file=sys.stderr)
     models = user_models()
     if output.json:
         entries = [

@@ -11,14 +11,13 @@ from localllm.cli.loading import load_engine
 from localllm.cli.options import (
     Adapter,
     ChatOptions,
+    Debug,
     EngineOptions,
-    OutputOptions,
     SamplingOptions,
     with_options,
 )
 from localllm.cli.pulling import find_or_pull
 from localllm.cli.settings import default_model, generation_params, settle
-from localllm.errors import UsageError
 from localllm.hub.folders import state_dir
 
 if TYPE_CHECKING:
@@ -41,14 +40,12 @@ def command(
     sampling: SamplingOptions,
     loading: EngineOptions,
     chat: ChatOptions,
-    output: OutputOptions,
+    debug: Debug = False,
 ) -> None:
     """Talk with a model in the terminal.
 
     Lines from a pipe work too: each is one message, answers go to stdout.
     """
-    if output.json:
-        raise UsageError("chat is a conversation, not one document", "`localllm run --json` is")
     generation_params(sampling)
     found = find_or_pull(model or default_model())
     chat = settle(chat, found.preset)

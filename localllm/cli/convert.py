@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from localllm.cli.loading import progress
-from localllm.cli.options import OutputOptions, with_options
+from localllm.cli.options import Force, OutputOptions, with_options
 from localllm.cli.output_file import output_file
 from localllm.errors import LocalLLMError
 from localllm.terminal import one_line, printable
@@ -36,6 +36,7 @@ def command(
         str,
         typer.Option("--type", help="F32, F16, BF16, Q8_0, or auto: what the checkpoint has."),
     ] = "F16",
+    force: Force = False,
     *,
     output: OutputOptions,
 ) -> None:
@@ -45,7 +46,8 @@ def command(
 
     type = AUTO if kind.lower() == AUTO else kind.upper()
     sources = source.glob("*")
-    path = output_file("--out", out or Path(f"{model_name(source)}-{type}.gguf"), sources)
+    target = out or Path(f"{model_name(source)}-{type}.gguf")
+    path = output_file("--out", target, sources, force)
     with progress(f"reading {source} …") as line:
 
         def say(done: int, total: int) -> None:

@@ -40,6 +40,7 @@ def command(
 ) -> None:
     """Measure a model's perplexity, and how far it is from a base model."""
     from localllm.evaluate.accuracy import EvalPlan, evaluate
+    from localllm.evaluate.tables import aligned
     from localllm.evaluate.texts import read_text, shipped_texts
 
     settled = settle(EngineOptions(threads=threads))
@@ -58,12 +59,12 @@ def command(
     title = one_line(found.name) + (f" against {one_line(reference.name)}" if reference else "")
     chunked = f"{report['chunks']} chunks of {ctx} tokens"
     print(f"{title}: {chunked}, {report['tokens_per_second']:,.0f} tokens/s\n")
-    columns = [("", report)]
+    columns = [list(_lines(report))]
     if len(report["texts"]) > 1:
-        columns = [*((text["text"], text) for text in report["texts"]), ("all", report)]
-        print(" " * 18 + "".join(f"{name:>24}" for name, _ in columns))
-    for rows in zip(*(list(_lines(found)) for _, found in columns), strict=True):
-        print(f"{rows[0][0]:<18}" + "".join(f"{text:>24}" for _, text in rows))
+        heads = [[("", str(text["text"])), *_lines(text)] for text in report["texts"]]
+        columns = [*heads, [("", "all"), *columns[0]]]
+    rows = zip(*columns, strict=True)
+    print(aligned([[cells[0][0], *(text for _, text in cells)] for cells in rows]))
 
 
 def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:

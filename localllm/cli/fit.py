@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -12,8 +13,8 @@ from localllm.cli.options import EngineOptions, Model, OutputOptions, Threads, w
 from localllm.cli.settings import settle
 from localllm.errors import UsageError
 from localllm.hub.catalog import CatalogModel, load_catalog
-from localllm.terminal import one_line
-from localllm.units import in_bytes, si
+from localllm.terminal import one_line, paragraph
+from localllm.units import in_bytes, rate, si
 
 DEFAULT_QUANTISATIONS = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q4_0,Q3_K_M,Q2_K"
 
@@ -37,7 +38,7 @@ def command(
     from localllm.evaluate.choice import Option, recommend_predicted
     from localllm.evaluate.fit import predict
     from localllm.evaluate.history import History, Subject, history_file, machine_name
-    from localllm.evaluate.speed import FIGURES
+    from localllm.evaluate.speed import FIGURES, SPREAD, unsteady
 
     mixes = [mix_named(name.strip()) for name in quant.split(",")]
     settled = settle(EngineOptions(threads=threads))
@@ -64,6 +65,7 @@ def command(
                     "uncorrected": prediction.figures,
                     "measured": history.measured(subject),
                     "layers_measured": list(prediction.layers),
+                    SPREAD: prediction.spread,
                 }
             )
     choice = recommend_predicted(
@@ -95,7 +97,9 @@ def command(
         f"weights of its shape\n{in_bytes(available)} of memory are available\n"
     )
     print(_table(rows, FIGURES))
-    print(f"\n{choice.name or 'nothing'}: {choice.reason}")
+    if note := unsteady([row[SPREAD] for row in rows]):
+        print(f"note: {note}", file=sys.stderr)
+    print("\n" + paragraph(f"{choice.name or 'nothing'}: {choice.reason}"))
 
 
 def _entry(model: str) -> CatalogModel:
@@ -118,7 +122,7 @@ def _entry(model: str) -> CatalogModel:
 
 
 def _table(rows: list[dict[str, Any]], figures: tuple[str, ...]) -> str:
-    from localllm.evaluate.tables import aligned, rate, seconds
+    from localllm.evaluate.tables import aligned, seconds, without_empty
 
     lines = [["", "file", "prefill t/s", "decode t/s", "first token", "memory", "", "measured"]]
     for row in rows:
@@ -138,4 +142,4 @@ def _table(rows: list[dict[str, Any]], figures: tuple[str, ...]) -> str:
                 else "",
             ]
         )
-    return aligned(lines)
+    return aligned(without_empty(lines))

@@ -16,6 +16,7 @@ from localllm.cli.options import (
     ChunkTokens,
     Data,
     EngineOptions,
+    Force,
     Model,
     OutputOptions,
     Threads,
@@ -36,6 +37,7 @@ def command(
     data: Data = None,
     ctx: ChunkTokens = 512,
     chunks: Chunks = None,
+    force: Force = False,
     threads: Threads = None,
     *,
     output: OutputOptions,
@@ -56,7 +58,7 @@ def command(
     found = find(model)
     file = GGUFFile.open(found.path)
     shards = (shard.path for shard in file.shards)
-    target = output_file("--out", Path(out), (source, *shards))
+    target = output_file("--out", Path(out), (source, *shards), force)
     tokenizer = load_tokenizer(file)
     pieces = cut(tokenizer, text, ctx, chunks, least=1).tolist()
     options = EngineOptions(ctx=ctx, threads=threads, kv_type="f16", device="cpu", draft="none")

@@ -87,7 +87,13 @@ class EngineOptions:
     ctx: Annotated[int | None, option("--ctx", text="Context size in tokens.")] = None
     threads: Threads = None
     kv_type: KVType = None
-    device: Annotated[str | None, option("--device", text="Where to compute: cpu.")] = None
+    device: Annotated[
+        str | None,
+        option(
+            "--device",
+            text="Where to compute: cpu, or a device of torch, which is a slow reference.",
+        ),
+    ] = None
     kv_cache: Annotated[
         bool | None,
         option("--kv-cache/--no-kv-cache", text="Without it every token recomputes all before it."),
@@ -121,25 +127,31 @@ class ChatOptions:
     ] = None
 
 
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing FILE.")]
+
+
 def _debug(value: bool) -> bool:
     if value:
         os.environ["LOCALLLM_DEBUG"] = "1"
     return value
 
 
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug", help="Show tracebacks.", show_default=False, callback=_debug, is_eager=True
+    ),
+]
+
+
 @dataclass(frozen=True)
 class OutputOptions:
-    """What every command can do."""
+    """What every command can do that ends with a result."""
 
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout.", show_default=False)
     ] = False
-    debug: Annotated[
-        bool,
-        typer.Option(
-            "--debug", help="Show tracebacks.", show_default=False, callback=_debug, is_eager=True
-        ),
-    ] = False
+    debug: Debug = False
 
 
 Model = Annotated[

@@ -18,7 +18,7 @@ def picture_file(plot: str, other: str = "") -> Path:
     path = Path(plot)
     if path.suffix != ".svg":
         raise UsageError(f"--plot {plot}: must be an .svg file{other}")
-    return output_file("--plot", path)
+    return output_file("--plot", path, (), force=True)
 
 
 def write_picture(path: Path, text: str) -> None:

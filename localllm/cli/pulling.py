@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from localllm.cli.loading import find
 from localllm.errors import LocalLLMError, UsageError
 from localllm.hub.names import LocalModel, NotHereError, downloadable
+from localllm.hub.user_models import known_models
 from localllm.terminal import one_line
 from localllm.units import in_bytes
 
@@ -27,10 +28,15 @@ def find_or_pull(name: str | None) -> LocalModel:
     try:
         return find(name)
     except NotHereError as error:
-        if not asks() or ask(f"{error.message}. Download it? [Y/n]").lower() not in _YES:
+        if not asks() or ask(f"{error.message}. {_offer(error.name)} [Y/n]").lower() not in _YES:
             raise
         pull_model(error.name, fit=False)
     return find(name)
+
+
+def _offer(name: str) -> str:
+    known = known_models().get(name.lower())
+    return f"Download {in_bytes(known.bytes)}?" if known else "Download it?"
 
 
 def pull_model(name: str, fit: bool) -> Pulled:
@@ -76,11 +82,12 @@ def _pick(repository: str, models: Sequence[RemoteModel], fit: bool) -> RemoteMo
     for number, model in enumerate(models, 1):
         note = "" if model.runnable else "  (does not run here)"
         print(f"{number:>3}  {model.label:<12} {in_bytes(model.bytes):>8}{note}", file=sys.stderr)
-    answer = ask(f"Which one of {repository}? [1-{len(models)}]")
-    for number, model in enumerate(models, 1):
-        if answer.upper() in (str(number), model.label.upper()):
-            return model
-    raise UsageError(f"{answer!r} is none of them")
+    while answer := ask(f"Which one of {repository}? [1-{len(models)}]"):
+        for number, model in enumerate(models, 1):
+            if answer.upper() in (str(number), model.label.upper()):
+                return model
+        print(f"{one_line(answer)} is none of them", file=sys.stderr)
+    raise UsageError("none was chosen", f"{repository}:QUANT takes one")
 
 
 def _convert(folder: Path, output: Path, kind: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from localllm.cli.loading import find, progress
-from localllm.cli.options import EngineOptions, OutputOptions, Threads, with_options
+from localllm.cli.options import EngineOptions, Force, OutputOptions, Threads, with_options
 from localllm.cli.output_file import output_file
 from localllm.cli.settings import settle
 from localllm.errors import ModelFileError, UsageError
@@ -61,7 +61,7 @@ def command(
             "first counts.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing FILE.")] = False,
+    force: Force = False,
     threads: Threads = None,
     *,
     output: OutputOptions,
@@ -82,9 +82,8 @@ def command(
     overrides = [_override(text) for text in tensor_type or []]
     source = find(model)
     target = Path(out) if out is not None else _output(source, model, mix.name)
-    output_file("--out", target, () if imatrix is None else (Path(imatrix),))
-    if target.exists() and not force and not _same(target, source.path):
-        raise UsageError(f"{target} is there already", "--force replaces it")
+    read = [source.path] if imatrix is None else [source.path, Path(imatrix)]
+    output_file("--out", target, read, force)
     importance, metadata = None, None
     if imatrix is not None:
         from localllm.compress.imatrix import read_imatrix
@@ -146,10 +145,6 @@ def _output(source: LocalModel, named: str, mix: str) -> Path:
         stem = re.sub(rf"[-._]{former}$", "", stem, flags=re.IGNORECASE)
     name = f"{stem}-{mix}.gguf"
     return source.path.with_name(name) if Path(named).expanduser().is_file() else Path(name)
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.exists() and one.samefile(other)
 
 
 def _print(report: QuantizeReport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,8 @@ from localllm.cli.settings import packed_cache, settle
 from localllm.hub.names import LocalModel
 from localllm.hub.references import quantisation_of
 from localllm.hub.store import cached_files
-from localllm.terminal import one_line
-from localllm.units import in_bytes
+from localllm.terminal import one_line, paragraph
+from localllm.units import in_bytes, rate
 
 if TYPE_CHECKING:
     from localllm.compress.mixes import Mix
@@ -137,14 +138,15 @@ def _smaller(mix: Mix, source: GGUFFile) -> bool:
 
 
 def _print(found: dict[str, Any], models: list[str]) -> None:
-    from localllm.evaluate.tables import aligned, rate, seconds
+    from localllm.evaluate.speed import SPREAD, unsteady
+    from localllm.evaluate.tables import aligned, seconds, without_empty
 
     print(
         f"{one_line(', '.join(models))}: against {found['base']}, {found['tokens']:,} tokens in "
         f"{found['chunks']} chunks of {found['context']}\n"
     )
-    header = "", "size", "KL", "same top", "perplexity", "prefill t/s", "decode t/s"
-    lines = [[*header, "first token", "memory", "predicted"]]
+    header = "", "size", "KL", "same top", "perplexity", "prefill", "decode", "first"
+    lines = [[*header, "memory", "predicted"]]
     for row in found["quantisations"]:
         if row["error"]:
             continue
@@ -167,13 +169,19 @@ def _print(found: dict[str, Any], models: list[str]) -> None:
                 else "",
             ]
         )
-    print(aligned(lines))
-    print("\n* none is both closer to the base and faster")
+    print(aligned(without_empty(lines)))
+    print(
+        "\n* none is both closer to the base and faster"
+        "\nprefill, decode: tokens/s; first: a process's start to its first token"
+    )
     for row in found["quantisations"]:
         if row["error"]:
             print(f"{row['quantisation']} could not be measured: {one_line(row['error'])}")
+    spreads = [row[SPREAD] for row in found["quantisations"] if not row["error"]]
+    if note := unsteady(spreads):
+        print(f"note: {note}", file=sys.stderr)
     choice = found["recommendation"]
-    print(f"\n{choice['quantisation'] or 'nothing'}: {choice['reason']}")
+    print("\n" + paragraph(f"{choice['quantisation'] or 'nothing'}: {choice['reason']}"))
 
 
 def _picture(found: dict[str, Any], models: list[str]) -> str:

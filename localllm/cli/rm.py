@@ -10,7 +10,8 @@ import typer
 
 from localllm.cli.options import OutputOptions, with_options
 from localllm.cli.pulling import ask, asks
-from localllm.errors import UsageError
+from localllm.errors import LocalLLMError, UsageError
+from localllm.hub.names import NotHereError
 from localllm.hub.removal import plan_removal
 from localllm.terminal import one_line
 from localllm.units import in_bytes
@@ -30,7 +31,10 @@ def command(
     All its files go, and of the cache what nothing else uses. The bundled model and files that
     were not downloaded stay.
     """
-    removal = plan_removal(name)
+    try:
+        removal = plan_removal(name)
+    except NotHereError as error:
+        raise LocalLLMError(error.message, "`localllm list --here` shows what is") from None
     if not yes:
         if not asks():
             raise UsageError(f"{removal.name} would be removed", "--yes does it without asking")

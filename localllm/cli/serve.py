@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from localllm.cli.loading import load_engine
-from localllm.cli.options import EngineOptions, OutputOptions, option, with_options
+from localllm.cli.options import Debug, EngineOptions, option, with_options
 from localllm.cli.pulling import find_or_pull
 from localllm.cli.settings import default_model, sampling_defaults, settle
 from localllm.errors import UsageError
@@ -132,7 +132,7 @@ def command(
     access: AccessOptions,
     limits: LimitOptions,
     loading: EngineOptions,
-    output: OutputOptions,
+    debug: Debug = False,
 ) -> None:
     """Serve models to other programs, the way OpenAI does.
 
@@ -142,8 +142,6 @@ def command(
     and `localllm stop` talk to it. Without an admin key they work from this machine only, and
     only where no other key is set.
     """
-    if output.json:
-        raise UsageError("serve is no document", "GET /v1/models describes what is served")
     if parallel < 1:
         raise UsageError(f"--parallel {parallel}: must be >= 1")
     served = _named(models or [default_model()], alias or [])

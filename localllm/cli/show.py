@@ -85,7 +85,7 @@ def command(
         lines["from"] = f"{origin.repository} {origin.revision}".rstrip()
         lines["sha256"] = origin.sha256 or "not noted"
     for name, value in found.preset.items():
-        lines[name] = str(value)
+        lines[name] = ", ".join(value) if isinstance(value, list) else str(value)
     if isinstance(need, str):
         lines["cannot be run"] = need
     else:

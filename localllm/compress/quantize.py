@@ -27,6 +27,7 @@ Importance = Mapping[str, npt.NDArray[np.float32]]
 
 _STEP_ELEMENTS = 1 << 23  # of one call of the kernels: a fraction of a second
 _NATURAL = ("F32", "F16", "BF16")
+_NEVER_MEASURED = ("token_embd.weight", "output.weight")  # see docs/imatrix.md
 
 
 def quantize_file(
@@ -242,9 +243,12 @@ class _Work:
             without = [
                 tensor.name
                 for tensor in changed
-                if is_quantised(tensor) and self._importance_of(tensor) is None
+                if is_quantised(tensor)
+                and tensor.name not in _NEVER_MEASURED
+                and self._importance_of(tensor) is None
             ]
             if without:
                 shown = ", ".join(without[:3]) + (", …" if len(without) > 3 else "")
-                notes.append(f"the importance matrix says nothing of {len(without)}: {shown}")
+                count = "1 tensor, which is" if len(without) == 1 else f"{len(without)}, which are"
+                notes.append(f"the importance matrix lacks {count} rounded without: {shown}")
         return notes

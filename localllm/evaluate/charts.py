@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from localllm.evaluate.tables import rate, seconds, start_label
-from localllm.units import in_bytes
+from localllm.evaluate.tables import seconds, start_label
+from localllm.units import in_bytes, rate
 
 # Blue and orange that people of every colour vision tell apart (Okabe and Ito).
 _OURS, _OTHER = "#0072b2", "#e69f00"

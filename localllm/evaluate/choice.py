@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from localllm.units import in_bytes
+from localllm.units import in_bytes, rate
 
 MOST_LOST = 0.05
 """Mean KL divergence, in nats, up to which a quantisation passes for the model itself: about one
@@ -71,7 +71,7 @@ def recommend_measured(options: Sequence[Option], available: int) -> Recommendat
     best = max(good, key=lambda option: option.decode)
     reason = (
         f"the fastest that stays within a mean KL divergence of {MOST_LOST} "
-        f"({best.lost or 0.0:.4f}) and fits the memory: {best.decode:.3g} tokens/s"
+        f"({best.lost or 0.0:.4f}) and fits the memory: {rate(best.decode)} tokens/s"
     )
     closer = [o for o in frontier(fitting) if (o.lost or 0.0) < (best.lost or 0.0)]
     if closer:
@@ -95,13 +95,13 @@ def recommend_predicted(options: Sequence[Option], available: int) -> Recommenda
         return Recommendation(
             best.name,
             f"the largest that fits the memory and answers at {READING_SPEED:.0f} tokens/s or more "
-            f"({best.decode:.3g} predicted): the larger the file, the closer to the model",
+            f"({rate(best.decode)} predicted): the larger the file, the closer to the model",
         )
     best = max(fitting, key=lambda option: option.decode)
     return Recommendation(
         best.name,
         f"none that fits the memory reaches {READING_SPEED:.0f} tokens/s; this is the fastest, "
-        f"at {best.decode:.3g}",
+        f"at {rate(best.decode)}",
     )
 
 

@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 
 from localllm.compress.mixes import Mix, plan_types
-from localllm.evaluate.speed import PREFILL, Figures, Say, measure_speed
+from localllm.evaluate.speed import PREFILL, SPREAD, Figures, Say, measure_speed
 from localllm.evaluate.synthetic import catalog_model, catalog_outline
 from localllm.files import require_space
 from localllm.gguf import GGUFFile, QuantType
@@ -47,11 +47,13 @@ class Prediction:
         file_bytes: of the tensors.
         figures: see `speed.FIGURES`.
         layers: that were measured, of each part.
+        spread: the greatest `speed.SPREAD` of the parts.
     """
 
     file_bytes: int
     figures: Figures
     layers: tuple[int, ...]
+    spread: float
 
 
 def predict(
@@ -81,7 +83,8 @@ def predict(
         for count in counts
     ]
     figures = extrapolated(parts[0], parts[-1], layers, whole)
-    return Prediction(sum(sizes.values()), figures, counts)
+    spread = max(part.figures[SPREAD] for part in parts)
+    return Prediction(sum(sizes.values()), figures, counts, spread)
 
 
 def extrapolated(small: Part, large: Part, layers: int, bytes: int) -> Figures:

@@ -19,7 +19,7 @@ from localllm.units import in_bytes
 _PACKAGES = ("numpy", "gguf", "huggingface-hub", "llguidance", "torch", "llama-cpp-python")
 # What is used where it is there: for what, and the extra of this package that brings it.
 _OPTIONAL = {
-    "torch": ("--device other than cpu", "torch"),
+    "torch": ("--device, the slow reference in torch", "torch"),
     "opentelemetry-sdk": ("traces of the server's requests", "otel"),
     "llama-cpp-python": ("comparisons, bench --vs llama.cpp", "llamacpp"),
 }

@@ -61,10 +61,11 @@ def report(
 
     Returns:
         `quantisations`, the base first: quantisation, path (None where it was made for this),
-        file_bytes, perplexity and what else `accuracy.summary` has, `speed.FIGURES`, predicted (by
-        an earlier `fit`, or None), frontier (whether none is both closer and faster), error (why
-        it could not be measured; the rest is missing then). `recommendation`: quantisation and
-        reason. base, context, chunks, tokens, threads, machine, memory_available.
+        file_bytes, perplexity and what else `accuracy.summary` has, `speed.FIGURES` and
+        `speed.SPREAD`, predicted (by an earlier `fit`, or None), frontier (whether none is both
+        closer and faster), error (why it could not be measured; the rest is missing then).
+        `recommendation`: quantisation and reason. base, context, chunks, tokens, threads, machine,
+        memory_available.
 
     Raises:
         UsageError: a text is too short, or the models have different vocabularies.
@@ -189,7 +190,7 @@ def _row(
     shape = shape_of(config, tied="output.weight" not in file.tensors)
     subject = Subject(machine, config.arch, shape, candidate.quantisation)
     predicted = history.predicted(subject)
-    history.measure(subject, figures)
+    history.measure(subject, {name: figures[name] for name in FIGURES})
     return {
         "quantisation": candidate.quantisation,
         "path": None if candidate.made else str(path),

@@ -15,7 +15,8 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 460, 80, 100, 56, 56  # pix
 def svg_scatter(options: Sequence[Option], title: str, chosen: str | None = None) -> str:
     """An SVG document: to the right is faster, further up is closer to the base.
 
-    The divergence has a logarithmic scale; an option without one (the base) stands at the top.
+    The divergence has a logarithmic scale; the base, which has none, stands on a line of its own at
+    the top.
 
     Args:
         options: at least one.
@@ -39,15 +40,19 @@ def svg_scatter(options: Sequence[Option], title: str, chosen: str | None = None
     power = least
     while power <= most * 1.001:
         body.append(_rule(_LEFT, y(power), _WIDTH - _RIGHT, y(power)))
-        body.append(_text(_LEFT - 8, y(power) + 4, f"{power:g}", anchor="end"))
+        body.append(_text(_LEFT - 8, y(power) + 4, f"{power:.12f}".rstrip("0."), anchor="end"))
         power *= 10
+    body.append(_rule(_LEFT, _TOP, _WIDTH - _RIGHT, _TOP))
+    body.append(_text(_LEFT - 8, _TOP + 4, "base", anchor="end"))
     step = _round_step(fastest / 5)
     for number in range(int(fastest / step) + 1):
         at = _LEFT + (_WIDTH - _LEFT - _RIGHT) * number * step / fastest
         body.append(_rule(at, _TOP, at, bottom))
         body.append(_text(at, bottom + 18, f"{number * step:g}", anchor="middle"))
     body.append(_text(_WIDTH / 2, _HEIGHT - 14, "decode, tokens/s", anchor="middle"))
-    body.append(_text(16, _TOP - 10, "mean KL divergence from the base (up is closer)"))
+    body.append(_text(16, _TOP - 14, "mean KL divergence from the base: up is closer"))
+    legend = "line: none is both closer and faster" + ("; large: take this" if chosen else "")
+    body.append(_text(_WIDTH - 16, _TOP - 14, legend, anchor="end"))
 
     best = frontier(options)
     path = " ".join(f"{x(option):.1f},{y(option.lost):.1f}" for option in best)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from localllm.engine.machine import default_threads
@@ -23,12 +23,16 @@ FIGURES = (
 )
 """Of a prompt of 512 tokens and an answer of 64; of a fresh process, from its start to its first
 token, its weights packed before; of the same process."""
+SPREAD = "decode_spread"
+"""The name of one figure more: the most and the least speed of decode are so far apart, as a share
+of the median. On a quiet machine less than a tenth."""
+_WIDE = 0.3
 
 
 def measure_speed(
     path: Path, threads: int | None, packed: PackedCache | None, say: Say, repetitions: int = 3
 ) -> Figures:
-    """The `FIGURES` of a model file.
+    """The `FIGURES` and the `SPREAD` of a model file.
 
     Args:
         path: of the file.
@@ -44,10 +48,20 @@ def measure_speed(
     report = benchmark(path, plan, packed, say)
     size = GGUFFile.open(path).nbytes
     starts = measure_startup(path, size, threads or default_threads(), "f16", 1, None, say)
+    decode = report["results"][-1]["contestants"]["localllm"]
     second = next(row for row in starts if row["start"] == "second")
     return {
         "prefill_tokens_per_second": report["prefill_tokens_per_second"],
         "decode_tokens_per_second": report["decode_tokens_per_second"],
         "first_token_seconds": second["first_token_seconds"]["median"],
         "peak_memory_bytes": second["peak_memory_bytes"] or 0,
+        SPREAD: (decode["most"] - decode["least"]) / decode["median"],
     }
+
+
+def unsteady(spreads: Sequence[float]) -> str:
+    """What to say where speeds moved much while they were measured; else nothing."""
+    most = max(spreads, default=0.0)
+    if most <= _WIDE:
+        return ""
+    return f"decode moved by up to {most:.0%} while it was measured: is the machine busy?"

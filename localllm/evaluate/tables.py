@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from localllm.units import in_bytes
+from localllm.units import in_bytes, rate
 
 
 def tables(report: dict[str, Any], name: str) -> Iterator[str]:
@@ -29,11 +29,6 @@ def tables(report: dict[str, Any], name: str) -> Iterator[str]:
         yield f"Fresh processes that make one token{shown}\n" + _starts(report["startup"])
     if report["copying"]:
         yield _copying(report["copying"])
-
-
-def rate(value: float) -> str:
-    """At least three digits, and no more behind the point: `9.87`, `98.7`, `987`, `9,876`."""
-    return f"{value:,.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
 def seconds(value: float) -> str:
@@ -63,6 +58,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for line in rows
     )
+
+
+def without_empty(rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The rows without the columns that have nothing below their heads."""
+    columns = (column for column in zip(*rows, strict=True) if any(column[1:]))
+    return list(zip(*columns, strict=True))
 
 
 def _speeds(report: dict[str, Any]) -> str:

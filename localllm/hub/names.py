@@ -73,7 +73,7 @@ def _resolve(name: str | None) -> LocalModel:
     wanted, default = asked_for(name)
     if name.partition(":")[0].lower() not in known_models() and "://" not in name:
         if path.is_dir():
-            raise LocalLLMError(f"{name} is a directory, not a GGUF file", _files_in(path))
+            raise LocalLLMError(f"{name} is a directory, not a GGUF file", _files_in(path, name))
         if _looks_like_path(name):
             raise LocalLLMError(f"no such file: {name}", _near_files(path))
     if wanted is None:
@@ -119,7 +119,7 @@ def downloadable(name: str) -> tuple[Reference | Address, str]:
     wanted, default = asked_for(target or name)
     if wanted is None:
         hint = "user/repo, user/repo:QUANT, a link to a .gguf file, or a name from `localllm list`"
-        raise UsageError(f"{name!r} is nothing to download", hint)
+        raise UsageError(f"{name!r} is nothing to download", _similar(name) or hint)
     return wanted, default
 
 
@@ -163,11 +163,13 @@ def _looks_like_path(name: str) -> bool:
     )
 
 
-def _files_in(folder: Path) -> str:
+def _files_in(folder: Path, name: str) -> str:
     found = sorted(p.name for p in folder.glob("*.gguf"))
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         return f"it holds {', '.join(found[:3])}{more}"
+    if (folder / "config.json").is_file():
+        return f"`localllm convert {name}` makes one of the checkpoint in it"
     return "give the path of a .gguf file"
 
 
@@ -179,9 +181,12 @@ def _near_files(path: Path) -> str:
 
 
 def _near_names(name: str) -> str:
+    return _similar(name) or "`localllm list` shows the names it knows"
+
+
+def _similar(name: str) -> str:
     known = [BUNDLED, *user_models(), *known_models(), *{f.repository for f in cached_files()}]
-    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    return _did_you_mean(close) or "`localllm list` shows the names it knows"
+    return _did_you_mean(difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5))
 
 
 def _did_you_mean(names: list[str]) -> str:

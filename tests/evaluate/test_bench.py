@@ -18,10 +18,11 @@ from localllm.evaluate.contestants import LlamaCpp, Localllm
 from localllm.evaluate.copying import copying_task, measure_copying
 from localllm.evaluate.startup import measure_startup
 from localllm.evaluate.synthetic import models, random_model
-from localllm.evaluate.tables import rate, tables
+from localllm.evaluate.tables import tables
 from localllm.gguf import GGUFFile
 from localllm.hub.catalog import load_catalog
 from localllm.hub.names import resolve
+from localllm.units import rate
 
 
 @pytest.fixture(scope="module")
