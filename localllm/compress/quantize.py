@@ -81,8 +81,7 @@ def quantize_file(
     try:
         write_gguf(target, keys, tensors)
     except OSError as error:
-        reason = error.strerror or "only a part of it could be; the disk may be full"
-        raise LocalLLMError(f"{target}: cannot be written: {reason}") from None
+        raise LocalLLMError(f"{target}: cannot be written: {error.strerror}") from None
     return quantize_report(
         source, target, plan, work.loss, work.notes(), time.perf_counter() - start
     )
