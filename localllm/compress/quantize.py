@@ -237,6 +237,10 @@ class _Work:
             )
             stored = ", ".join(f"{count} × {kind}" for kind, count in kinds.items())
             notes.append(f"rows that are not whole blocks had to be stored otherwise: {stored}")
+        notes += [
+            f"--tensor-type {pattern}: finds none of the tensors that are quantised"
+            for pattern in self.plan.unused
+        ]
         if self.importance is not None:
             without = [
                 tensor.name
