@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,32 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a file in between; the lock stays beside it."""
+    from huggingface_hub.utils import WeakFileLock  # late: few commands need it
+
+    with WeakFileLock(path.with_name(f".{path.name}.lock")):
+        yield
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is removed at the end.
+
+    Raises:
+        LocalLLMError: there is no place for one.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="localllm-")
+    except OSError as error:
+        raise LocalLLMError(
+            f"no temporary folder can be made: {error.strerror}", "TMPDIR names another place"
+        ) from None
+    with folder as path:
+        yield Path(path)
 
 
 def require_space(folder: Path, needed: int, hint: str = "") -> None:

@@ -33,14 +33,16 @@ def command(
 
     Of each quantisation, from random weights of the model's shape.
     """
-    from localllm.compress.mixes import mix_named
+    from localllm.compress.mixes import mixes_named
     from localllm.engine.machine import available_memory, kernels
     from localllm.evaluate.choice import Option, recommend_predicted
     from localllm.evaluate.fit import predict
     from localllm.evaluate.history import History, Subject, history_file, machine_name
     from localllm.evaluate.speed import FIGURES, SPREAD, unsteady
 
-    mixes = [mix_named(name.strip()) for name in quant.split(",")]
+    mixes = mixes_named(quant)
+    if not mixes:
+        raise UsageError("--quant: names no quantisation")
     settled = settle(EngineOptions(threads=threads))
     entry = _entry(model)
     kernels()

@@ -93,7 +93,7 @@ def command(
 
 def _candidates(models: list[str], quant: str | None, threads: int | None) -> list[Candidate]:
     """What is measured, the one with the most bits a weight first."""
-    from localllm.compress.mixes import mix_named
+    from localllm.compress.mixes import mixes_named
     from localllm.engine.machine import default_threads
     from localllm.evaluate.report import Candidate, made, there
     from localllm.gguf import GGUFFile
@@ -111,7 +111,7 @@ def _candidates(models: list[str], quant: str | None, threads: int | None) -> li
     default = DEFAULT_QUANTISATIONS if len(paths) == 1 else ""
     wanted = default if quant is None else quant
     source = GGUFFile.open(paths[0])
-    for mix in (mix_named(name.strip()) for name in wanted.split(",") if name.strip()):
+    for mix in mixes_named(wanted):
         if mix.name in names.values() or (quant is None and not _smaller(mix, source)):
             continue
         make = partial(made, source, mix, threads or default_threads())

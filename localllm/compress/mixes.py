@@ -98,6 +98,11 @@ def mix_named(name: str) -> Mix:
     raise UsageError(f"no type called {name!r}", f"there are {known}")
 
 
+def mixes_named(names: str) -> list[Mix]:
+    """The mixes of names with commas between, each once; raises as `mix_named`."""
+    return list(dict.fromkeys(mix_named(name.strip()) for name in names.split(",") if name.strip()))
+
+
 @dataclass(frozen=True)
 class TypePlan:
     """The type each tensor gets.
@@ -106,11 +111,13 @@ class TypePlan:
         mix: that gives them.
         types: by tensor name, in the order of the file.
         fallbacks: types that tensors should have had, where their rows are not whole blocks of it.
+        unused: patterns of the user that find no tensor whose type could change.
     """
 
     mix: Mix
     types: Mapping[str, QuantType]
     fallbacks: Mapping[str, str]
+    unused: Sequence[str] = ()
 
 
 def plan_types(
@@ -143,7 +150,9 @@ def plan_types(
                 fallbacks[tensor.name] = wanted
             wanted = found
         types[tensor.name] = quant_type(wanted)
-    return TypePlan(mix, {name: types[name] for name in file.tensors}, fallbacks)
+    names = [tensor.name for tensor in file.tensors.values() if is_quantised(tensor)]
+    unused = [one.pattern for one, _ in overrides if not any(map(one.search, names))]
+    return TypePlan(mix, {name: types[name] for name in file.tensors}, fallbacks, unused)
 
 
 def fitting(type: str, columns: int) -> str:

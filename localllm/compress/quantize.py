@@ -82,8 +82,7 @@ def quantize_file(
     try:
         write_gguf(target, keys, tensors)
     except OSError as error:
-        reason = error.strerror or "only a part of it could be; the disk may be full"
-        raise LocalLLMError(f"{target}: cannot be written: {reason}") from None
+        raise LocalLLMError(f"{target}: cannot be written: {error.strerror}") from None
     return quantize_report(
         source, target, plan, work.loss, work.notes(), time.perf_counter() - start
     )
@@ -239,6 +238,10 @@ class _Work:
             )
             stored = ", ".join(f"{count} × {kind}" for kind, count in kinds.items())
             notes.append(f"rows that are not whole blocks had to be stored otherwise: {stored}")
+        notes += [
+            f"--tensor-type {pattern}: finds none of the tensors that are quantised"
+            for pattern in self.plan.unused
+        ]
         if self.importance is not None:
             without = [
                 tensor.name

@@ -7,7 +7,6 @@ all; medians and their spread are reported. Tokens are random: nothing depends o
 from __future__ import annotations
 
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ from localllm.evaluate.first_token import peak_memory
 from localllm.evaluate.startup import measure_startup
 from localllm.evaluate.summary import summary
 from localllm.evaluate.synthetic import catalog_model
-from localllm.files import require_space
+from localllm.files import require_space, temporary_folder
 from localllm.gguf import GGUFFile
 from localllm.hub.catalog import load_catalog
 from localllm.models import load_definition
@@ -287,10 +286,10 @@ def _synthetic_file(name: str, quantisation: str) -> Iterator[Path]:
             f"--synthetic {name}: not in the catalog", "`localllm list` shows the names"
         )
     entry = catalog[name]
-    with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
+    with temporary_folder() as folder:
         # Q8_0 takes about 1.8 times the size, and is packed too.
-        require_space(Path(tempfile.gettempdir()), 4 * entry.bytes, "TMPDIR names another folder")
-        path = Path(folder) / f"{name}-{quantisation}.gguf"
+        require_space(folder, 4 * entry.bytes, "TMPDIR names another folder")
+        path = folder / f"{name}-{quantisation}.gguf"
         catalog_model(path, entry, quantisation)
         yield path
 

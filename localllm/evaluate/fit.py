@@ -9,16 +9,14 @@ quantisation gives them in the whole model: a part has layers from everywhere in
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
 
 from localllm.compress.mixes import Mix, plan_types
 from localllm.evaluate.speed import PREFILL, SPREAD, Figures, Say, measure_speed
 from localllm.evaluate.synthetic import catalog_model, catalog_outline
-from localllm.files import require_space
+from localllm.files import require_space, temporary_folder
 from localllm.gguf import GGUFFile, QuantType
 from localllm.hub.catalog import CatalogModel, Shape
 from localllm.models.config import ModelConfig, read_config
@@ -160,13 +158,13 @@ def _measured(
 ) -> Part:
     part = replace(entry, shape=replace(entry.shape, layers=layers))
     sizes = _sizes(catalog_outline(part), types)
-    with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
+    with temporary_folder() as folder:
         needed = 3 * sum(sizes.values())  # packed twice
-        require_space(Path(tempfile.gettempdir()), needed, "TMPDIR may name another folder")
+        require_space(folder, needed, "TMPDIR may name another folder")
         say(f"{layers} of {entry.shape.layers} layers: making random weights")
         named = {name: type.name for name, type in types.items()}
-        path = catalog_model(Path(folder) / "part.gguf", part, named)
-        packed = PackedCache(Path(folder) / "packed", 1 << 40)
+        path = catalog_model(folder / "part.gguf", part, named)
+        packed = PackedCache(folder / "packed", 1 << 40)
 
         def told(text: str) -> None:
             say(f"{layers} layer{'s' if layers > 1 else ''}: {text}")

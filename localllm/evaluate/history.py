@@ -15,7 +15,7 @@ from typing import Any
 
 from localllm.engine.machine import cpu_name, default_threads, kernels
 from localllm.evaluate.speed import FIGURES, Figures
-from localllm.files import replacing
+from localllm.files import locked, replacing
 from localllm.hub.catalog import Shape
 from localllm.hub.folders import state_dir
 
@@ -71,11 +71,7 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._entries: dict[str, dict[str, Any]] = {}
-        with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
-            if path.is_file() and path.stat().st_size <= _LARGEST_FILE:
-                entries = json.loads(path.read_text(encoding="utf-8"))
-                self._entries = {k: e for k, e in entries.items() if _sound(e)}
+        self._entries = self._read()
 
     def predicted(self, subject: Subject) -> Figures | None:
         """What was said of it, corrections included."""
@@ -114,13 +110,22 @@ class History:
         return self._entries.get(subject.key, {}).get(what)
 
     def _note(self, subject: Subject, found: dict[str, Figures]) -> None:
-        entry = self._entries.pop(subject.key, {}) | {"machine": subject.machine} | found
-        self._entries[subject.key] = entry  # the last one: what is older goes first
-        self._entries = dict(list(self._entries.items())[-_MOST_ENTRIES:])
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self.path) as beside:
-                beside.write_text(json.dumps(self._entries, indent=1), encoding="utf-8")
+            with locked(self.path):
+                self._entries |= self._read()  # what others have added since
+                entry = self._entries.pop(subject.key, {}) | {"machine": subject.machine} | found
+                self._entries[subject.key] = entry  # the last one: what is older goes first
+                self._entries = dict(list(self._entries.items())[-_MOST_ENTRIES:])
+                with replacing(self.path) as beside:
+                    beside.write_text(json.dumps(self._entries, indent=1), encoding="utf-8")
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+            if self.path.is_file() and self.path.stat().st_size <= _LARGEST_FILE:
+                entries = json.loads(self.path.read_text(encoding="utf-8"))
+                return {key: entry for key, entry in entries.items() if _sound(entry)}
+        return {}
 
 
 def _sound(entry: Any) -> bool:

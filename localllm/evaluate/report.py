@@ -6,7 +6,6 @@ one model is in memory at a time, and the base is computed once.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from localllm.evaluate.history import History, Subject
 from localllm.evaluate.scoring import Scores, logits, score, scored
 from localllm.evaluate.speed import FIGURES, measure_speed
 from localllm.evaluate.texts import Text, Tokens, cut, same_vocabulary
-from localllm.files import require_space
+from localllm.files import require_space, temporary_folder
 from localllm.gguf import GGUFFile
 from localllm.models.config import read_config
 from localllm.tokenize import Tokenizer, load_tokenizer
@@ -73,8 +72,8 @@ def report(
     """
     available = available_memory()
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="localllm-") as folder, base.open() as path:
-        kept = _Kept(Path(folder) / "logits", path, texts, plan, _saying(base, say))
+    with temporary_folder() as folder, base.open() as path:
+        kept = _Kept(folder / "logits", path, texts, plan, _saying(base, say))
         rows.append(_row(base, path, kept.scores, plan, history, machine, _saying(base, say)))
         for candidate in others:
             told = _saying(candidate, say)
@@ -219,7 +218,7 @@ def made(source: GGUFFile, mix: Mix, threads: int) -> Iterator[Path]:
     Raises:
         LocalLLMError: it cannot be made.
     """
-    with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
-        target = Path(folder) / f"{source.path.stem}-{mix.name}.gguf"
+    with temporary_folder() as folder:
+        target = folder / f"{source.path.stem}-{mix.name}.gguf"
         quantize_file(source, target, plan_types(source, mix), threads=threads)
         yield target

@@ -20,6 +20,7 @@ from typing import Any
 import localllm
 from localllm.errors import LocalLLMError
 from localllm.evaluate.summary import summary
+from localllm.files import temporary_folder
 from localllm.ops.packed import SUFFIX
 
 # Before anything is imported that could be found there, "" leaves the path: the current folder.
@@ -70,7 +71,7 @@ def measure_startup(
     for repetition in range(repetitions + 1):
         # The first round is not counted: it fills the system's file cache.
         say(f"start-up: {repetition} of {repetitions}" if repetition else "start-up: warming up")
-        with tempfile.TemporaryDirectory(prefix="localllm-") as folder:
+        with temporary_folder() as folder:
             turns = [("localllm", "first"), ("localllm", "second")]
             if peer:  # last in the first round that counts, so that the rows come in that order
                 turns.insert(2 * (repetition % 2), (peer, "every"))
@@ -81,11 +82,11 @@ def measure_startup(
     return [_row(*names, measured, file_bytes) for names, measured in starts.items()]
 
 
-def _start(contestant: str, settings: Sequence[str], folder: str) -> Start:
+def _start(contestant: str, settings: Sequence[str], folder: Path) -> Start:
     # What is imported is what would be here. Where this very package lies comes last, so that
     # nothing beside it hides a module.
     path = [*filter(None, sys.path), str(Path(localllm.__file__).parents[1])]
-    command = [sys.executable, "-c", _CHILD.format(path=path), contestant, *settings, folder]
+    command = [sys.executable, "-c", _CHILD.format(path=path), contestant, *settings, str(folder)]
     with tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         with subprocess.Popen(
@@ -109,7 +110,7 @@ def _start(contestant: str, settings: Sequence[str], folder: str) -> Start:
             errors.seek(0)
             lines = errors.read().strip().splitlines() or [f"exit code {process.returncode}"]
             raise LocalLLMError(f"start-up of {contestant}: {lines[-1]}")
-    return Start(first_token, end, int(memory), any(Path(folder).glob("*" + SUFFIX)))
+    return Start(first_token, end, int(memory), any(folder.glob("*" + SUFFIX)))
 
 
 def _row(contestant: str, start: str, starts: Sequence[Start], file_bytes: int) -> dict[str, Any]:

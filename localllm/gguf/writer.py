@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -78,6 +79,7 @@ def write_gguf(
 
     Raises:
         ValueError: a tensor's bytes are not as many as its type and shape take.
+        OSError: the file cannot be written; says why in `strerror`.
     """
     from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter  # late: see `types`
 
@@ -109,6 +111,12 @@ def write_gguf(
                 if data.nbytes != tensor.type.nbytes(prod(tensor.shape)):
                     raise ValueError(f"{name}: {data.nbytes} bytes, not what {tensor.type} takes")
                 writer.write_tensor_data(data)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # Of an array of which a part was written, numpy says no more.
+            reason = "only a part of it could be; the disk may be full"
+            raise OSError(errno.ENOSPC, reason) from error
         finally:
             writer.close()
 

@@ -108,17 +108,17 @@ def read_entries(path: Path, make: Callable[[Mapping[str, Any]], Entry]) -> list
     # Only tables have lines of their own that an error could name.
     if document.keys() - {"model"} or not isinstance(entries, list) or len(entries) != len(tables):
         raise LocalLLMError(f"{path}: line 1: the file must be a list of [[model]] tables")
-    made: list[Entry] = []
+    made: dict[str, Entry] = {}
     for entry, table in zip(entries, tables, strict=True):
         try:
             model = make(entry)
-            if any(model.alias == other.alias for other in made):
+            if model.alias in made:
                 raise FieldError("alias", f"{model.alias!r} stands here twice")
         except FieldError as error:
             line = table.keys.get(error.field, table.first)
             raise LocalLLMError(f"{path}: line {line}: {error.field}: {error.reason}") from None
-        made.append(model)
-    return made
+        made[model.alias] = model
+    return list(made.values())
 
 
 class FieldError(Exception):

@@ -19,7 +19,7 @@ from localllm.hub.receipts import Receipt, read_receipt, write_receipt
 from localllm.hub.references import Address, Reference, quantisation_of
 from localllm.hub.snapshot import PulledFile, Snapshot
 from localllm.hub.store import origin_of, shard_count
-from localllm.hub.transfer import Watch
+from localllm.hub.transfer import Watch, unwritten
 
 Pick = Callable[[str, Sequence[RemoteModel]], RemoteModel]
 Convert = Callable[[Path, Path, str], None]
@@ -128,16 +128,19 @@ def _pull_checkpoint(
         raise UsageError(f"{name} has no {wanted.wanted}, but safetensors", hint)
     folder = models_dir() / name
     output = folder / f"{name.partition('/')[2]}-{kind}.gguf"
-    folder.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(folder / ".lock"):
-        made = read_receipt(output)
-        if made is None or (made.source, made.revision) != (name, revision):
-            here = snapshot.pull(files)
-            at = next(i for i, file in enumerate(files) if file.path == "config.json")
-            watch.say("converting to GGUF")
-            convert(here[at].path.parent, output, kind)
-            made = Receipt(name, revision, output.stat().st_size, sha256_of(output))
-            write_receipt(output, made)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(folder / ".lock"):
+            made = read_receipt(output)
+            if made is None or (made.source, made.revision) != (name, revision):
+                here = snapshot.pull(files)
+                at = next(i for i, file in enumerate(files) if file.path == "config.json")
+                watch.say("converting to GGUF")
+                convert(here[at].path.parent, output, kind)
+                made = Receipt(name, revision, output.stat().st_size, sha256_of(output))
+                write_receipt(output, made)
+    except OSError as error:
+        raise unwritten(error, folder) from error
     pulled = PulledFile(output, made.bytes, made.sha256)
     return Pulled(_named(name, kind), output, (pulled,), name, revision)
 

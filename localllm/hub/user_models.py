@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from localllm.errors import LocalLLMError, UsageError
-from localllm.files import replacing
+from localllm.files import locked, replacing
 from localllm.hub.catalog import (
     Catalog,
     CatalogModel,
@@ -115,12 +116,14 @@ def add_alias(name: str, target: str) -> None:
         _entry(entry, Path())
     except FieldError as error:
         raise UsageError(f"{error.field}: {error.reason}") from None
-    if (taken := user_models().get(name)) is not None:
-        hint = f"`localllm alias --remove {name}` takes it away"
-        raise UsageError(f"{name} stands for {taken.target} already", hint)
-    text = _text()
-    table = "\n".join(["[[model]]", *(f"{k} = {json.dumps(v)}" for k, v in entry.items())])
-    _write(text + ("\n" if text else "") + table + "\n")
+    # JSON's escapes are TOML's, but for pairs of surrogates.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items()]
+    with _changing() as path:
+        if (taken := user_models().get(name)) is not None:
+            hint = f"`localllm alias --remove {name}` takes it away"
+            raise UsageError(f"{name} stands for {taken.target} already", hint)
+        text = _text()
+        _write(path, text + ("\n" if text else "") + "\n".join(["[[model]]", *lines, ""]))
 
 
 def remove_alias(name: str) -> None:
@@ -130,18 +133,19 @@ def remove_alias(name: str) -> None:
         UsageError: there is none of that name.
         LocalLLMError: the file is wrong, or cannot be written.
     """
-    names = list(user_models())
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else "`localllm alias` lists them"
-        raise UsageError(f"no alias {name!r} in {user_models_file()}", hint)
-    text = _text()
-    table = table_lines(text)[names.index(name)]
-    lines = [f"{line}\n" for line in text.removesuffix("\n").split("\n")]
-    del lines[table.first - 1 : table.last]
-    if table.first > 1 and not "".join(lines[table.first - 2 : table.first]).strip():
-        del lines[table.first - 2 : table.first - 1]  # of two empty lines that meet, one
-    _write("".join(lines))
+    with _changing() as path:
+        names = list(user_models())
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]}?" if close else "`localllm alias` lists them"
+            raise UsageError(f"no alias {name!r} in {path}", hint)
+        text = _text()
+        table = table_lines(text)[names.index(name)]
+        lines = [f"{line}\n" for line in text.removesuffix("\n").split("\n")]
+        del lines[table.first - 1 : table.last]
+        if table.first > 1 and not "".join(lines[table.first - 2 : table.first]).strip():
+            del lines[table.first - 2 : table.first - 1]  # of two empty lines that meet, one
+        _write(path, "".join(lines))
 
 
 @lru_cache(maxsize=4)
@@ -163,6 +167,8 @@ def _entry(entry: Mapping[str, Any], folder: Path) -> UserModel:
     _check(preset)
     for name in _PATHS:
         if name in preset:
+            if "\0" in preset[name]:
+                raise FieldError(name, f"{preset[name]!r} is no path")
             preset[name] = str(folder / expanded(preset[name]))
     if described:
         model = catalog_model({k: v for k, v in entry.items() if k not in preset})
@@ -217,12 +223,19 @@ def _text() -> str:
         return ""
 
 
-def _write(text: str) -> None:
+def _write(path: Path, text: str) -> None:
+    with replacing(path.resolve()) as beside:  # what a link points at is replaced
+        beside.write_text(text, encoding="utf-8")
+        read_user_models(beside)
+
+
+@contextmanager
+def _changing() -> Iterator[Path]:
+    """The user's file, which no other process changes meanwhile."""
     path = user_models_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path.resolve()) as beside:  # what a link points at is replaced
-            beside.write_text(text, encoding="utf-8")
-            read_user_models(beside)
+        with locked(path):
+            yield path
     except OSError as error:
         raise LocalLLMError(f"{path}: cannot be written: {error.strerror}") from None

@@ -49,15 +49,24 @@ def test_what_cannot_be_done(localllm: Run, tmp_path: Path) -> None:
     assert "config.json: is not JSON" in result.error
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        # of a write: it names no file
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        # of numpy, which has written a part
+        (OSError("8 requested and 3 written"), "only a part of it could be; the disk may be full"),
+    ],
+)
 def test_a_disk_that_fills_up(
-    localllm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    localllm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str
 ) -> None:
     def full(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")  # of a write: it names no file
+        raise error
 
     monkeypatch.setattr("gguf.GGUFWriter.write_tensor_data", full)
     file = tmp_path / "made.gguf"
     result = localllm("convert", checkpoint(tmp_path / "tiny"), "-o", file)
     assert result.code == 1
-    assert result.error == f"error: --out {file}: cannot be written: No space left on device\n"
+    assert result.error == f"error: --out {file}: cannot be written: {reason}\n"
     assert not list(tmp_path.glob("*made*")) + list(tmp_path.glob(".*made*"))

@@ -163,7 +163,7 @@ def test_fit_and_report_side_by_side(
 ) -> None:
     variables = {"XDG_STATE_HOME": str(tmp_path / "state")}
     file = random_model(tmp_path / "m-Q8_0.gguf", "llama", "Q8_0")
-    arguments = ("fit", file, "--quant", "Q8_0,q4_0", "--json")
+    arguments = ("fit", file, "--quant", "Q8_0,q4_0,q8_0,", "--json")
     document = json.loads(localllm(*arguments, **variables).out)
     first, second = document["quantisations"]
     assert (first["quantisation"], second["quantisation"]) == ("Q8_0", "Q4_0")
@@ -189,6 +189,7 @@ def test_fit_and_report_side_by_side(
     [
         (("no-such-model",), "no model or file called"),
         (("qwen3-0.6b", "--quant", "Q9_Z"), "Q9_Z"),
+        (("qwen3-0.6b", "--quant", ","), "--quant: names no quantisation"),
     ],
 )
 def test_what_fit_refuses(localllm: Run, arguments: tuple[str, ...], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -58,6 +59,21 @@ def test_a_checkpoint_is_converted(client: Client, monkeypatch: pytest.MonkeyPat
     assert wrong.code == 2
     assert "has no Q4_K_M, but safetensors" in wrong.error
     assert client("rm", f"{NAME}:BF16", "--yes").code == 0
+
+
+def test_a_disk_that_the_converted_model_fills(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # of a write: it names no file
+
+    client.hub.repos[NAME] = Repo(FILES)
+    monkeypatch.setattr("localllm.convert.convert_checkpoint", full)
+    result = client("pull", NAME)
+    assert result.code == 1
+    folder = client.folder / "data" / "localllm" / "models" / NAME
+    assert result.error.startswith(f"error: {folder}: No space left on device (")
+    assert result.error.count("\n") == 1
 
 
 def test_small_files_are_verified_too(client: Client) -> None:

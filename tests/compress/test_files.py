@@ -269,8 +269,12 @@ def test_an_importance_matrix_from_a_file(localllm: Run, source, tmp_path) -> No
 
 
 def test_types_by_pattern(localllm: Run, source, tmp_path) -> None:
-    flags = ("--tensor-type", "attn_v=q8_0", "--tensor-type", "attn|embd=f16", "-o", "x.gguf")
-    assert localllm("quantize", source, "Q4_0", *flags).code == 0
+    patterns = ("attn_v=q8_0", "attn|embd=f16", "norm=q8_0")
+    flags = [flag for pattern in patterns for flag in ("--tensor-type", pattern)]
+    result = localllm("quantize", source, "Q4_0", *flags, "-o", "x.gguf")
+    assert result.code == 0
+    assert "note: --tensor-type norm: finds none of the tensors that are quant" in result.error
+    assert result.error.count("--tensor-type") == 1
     types = {n: t.type.name for n, t in GGUFFile.open(tmp_path / "x.gguf").tensors.items()}
     assert types == {
         "token_embd.weight": "F16",

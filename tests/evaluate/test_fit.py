@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -81,6 +83,15 @@ def test_no_room_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     monkeypatch.setattr(fit, "catalog_model", lambda *_: pytest.fail("was made"))
     with pytest.raises(LocalLLMError, match=r"not enough room in .*TMPDIR"):
+        predict(ENTRY, mix_named("Q8_0"), None, lambda text: None)
+
+
+def test_a_machine_without_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refused)
+    with pytest.raises(LocalLLMError, match=r"No usable temporary directory .*TMPDIR"):
         predict(ENTRY, mix_named("Q8_0"), None, lambda text: None)
 
 
@@ -164,6 +175,18 @@ def test_a_damaged_file_counts_as_none(content: str, tmp_path: Path) -> None:
     raw = linear(12, 10**8)
     assert history.predict(subject("Q8_0"), raw) == raw
     assert list(json.loads(path.read_text())) == [subject("Q8_0").key]
+
+
+def test_what_another_process_remembers_stays(tmp_path: Path) -> None:
+    one, other = History(tmp_path / "fit.json"), History(tmp_path / "fit.json")
+    raw = linear(12, 10**8)
+    one.measure(subject("Q8_0"), raw)
+    other.predict(subject("Q8_0"), raw)
+    other.measure(subject("Q6_K"), raw)
+    one.measure(subject("Q4_0"), raw)
+    found = History(tmp_path / "fit.json")
+    assert found.predicted(subject("Q8_0")) == found.measured(subject("Q8_0")) == raw
+    assert found.measured(subject("Q6_K")) == found.measured(subject("Q4_0")) == raw
 
 
 def test_where_nothing_can_be_written_nothing_is_remembered(tmp_path: Path) -> None:

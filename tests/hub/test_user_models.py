@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,7 @@ def test_a_model_of_the_catalogs_form(own: Path) -> None:
         ("top_k = 7", "top_k = 'many'", 10, "top_k: must be a whole number, is 'many'"),
         ("top_k = 7", "top_k = true", 10, "top_k: must be a whole number, is True"),
         ("top_k = 7", "top_k = -1", 10, "top_k: top-k -1"),
+        ('"short.jinja"', '"\\u0000"', 12, "template: '\\x00' is no path"),
         ("ctx = 512", "ctx = 0", 13, "ctx: must be >= 1, is 0"),
         ('stop = "END"', "stop = [1]", 11, "stop: must be a list of texts"),
         ('alias = "tiny"', 'alias = "small"', 17, "alias: 'small' stands here twice"),
@@ -139,9 +141,9 @@ def test_presets_are_the_flags_of_the_commands() -> None:
 
 
 def test_adding_and_removing_leaves_the_rest_alone(own: Path) -> None:
-    add_alias("new", 'a/b:Q8_0 "quoted" \\ é')
+    add_alias("new", 'a/b:Q8_0 "quoted" \\ é 🦙')
     assert own.read_text().startswith(TEXT)
-    assert user_models()["new"].target == 'a/b:Q8_0 "quoted" \\ é'
+    assert user_models()["new"].target == 'a/b:Q8_0 "quoted" \\ é 🦙'
     remove_alias("small")
     left = own.read_text()
     assert left.startswith("# mine\n")
@@ -151,6 +153,13 @@ def test_adding_and_removing_leaves_the_rest_alone(own: Path) -> None:
     remove_alias("tiny")
     assert user_models() == {}
     assert "# of a friend" in own.read_text()
+
+
+def test_of_aliases_given_at_once_none_is_lost(own: Path) -> None:
+    names = [f"m{i}" for i in range(32)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add_alias, names, names))
+    assert sorted(read_user_models(own)) == sorted([*names, "small", "tiny"])
 
 
 def test_the_file_is_made(own: Path) -> None:
