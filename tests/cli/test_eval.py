@@ -9,7 +9,7 @@ import pytest
 
 from localllm.evaluate import fit, report
 from localllm.evaluate.installation import lacking
-from localllm.evaluate.speed import FIGURES, Figures
+from localllm.evaluate.speed import FIGURES, SPREAD, Figures
 from localllm.evaluate.synthetic import random_model
 from tests.cli.conftest import Run
 
@@ -29,7 +29,8 @@ def speed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def measure(path: Path, *_: object, **__: object) -> Figures:
         size = path.stat().st_size
-        return dict(zip(FIGURES, (1e9 / size, 1e8 / size, 0.5, 2.0 * size), strict=True))
+        figures = dict(zip(FIGURES, (1e9 / size, 1e8 / size, 0.5, 2.0 * size), strict=True))
+        return figures | {SPREAD: 0.05}
 
     monkeypatch.setattr(report, "measure_speed", measure)
     monkeypatch.setattr(fit, "measure_speed", measure)

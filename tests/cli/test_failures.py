@@ -42,7 +42,7 @@ from tests.cli.conftest import CODE, Run
         (["run", "MODEL", "hi", "--threads", "0"], 2, "--threads"),
         (["run", "MODEL", "hi", "--warmth", "1"], 2, "--warmth"),
         (["run", "MODEL", "word " * 2000], 1, "the context holds 256"),
-        (["chat", "MODEL", "--json"], 2, "localllm run --json"),
+        (["chat", "MODEL", "--json"], 2, "No such option: --json"),
         (["tokenize", "MODEL"], 2, "give either TEXT or --stdin"),
         (["tokenize", "MODEL", "x", "--stdin"], 2, "give either TEXT or --stdin"),
         (["bench"], 2, "give either MODEL or --synthetic"),

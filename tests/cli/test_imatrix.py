@@ -35,7 +35,10 @@ def test_a_file_is_written(localllm: Run, model: Path, text: Path, tmp_path: Pat
     assert counts == {192}
 
     before = out.read_bytes()
-    result = localllm("imatrix", model, *flags)
+    refused = localllm("imatrix", model, *flags)
+    assert (refused.code, refused.out) == (2, "")
+    assert "is there already (--force replaces it)" in refused.error
+    result = localllm("imatrix", model, *flags, "--force")
     assert result.out.startswith(f"{out}: 14 weights, ")
     assert "3 chunks of 64 tokens" in result.out
     assert out.read_bytes() == before

@@ -25,7 +25,7 @@ from localllm.evaluate.choice import (
 from localllm.evaluate.fit import Part, extrapolated, model_of, predict
 from localllm.evaluate.history import History, Subject
 from localllm.evaluate.scatter import svg_scatter
-from localllm.evaluate.speed import PREFILL, Figures
+from localllm.evaluate.speed import PREFILL, SPREAD, Figures, unsteady
 from localllm.evaluate.synthetic import catalog_model, catalog_outline
 from localllm.gguf import GGUFFile
 from localllm.hub.catalog import CatalogModel, Shape, load_catalog
@@ -65,18 +65,24 @@ def test_a_large_model_is_predicted_from_two_parts(monkeypatch: pytest.MonkeyPat
         measured.append((layers, size))
         kinds = {t.type.name for t in file.tensors.values()}
         assert layers == 1 or {"Q4_K", "Q6_K"} <= kinds
-        return linear(layers, size)
+        return linear(layers, size) | {SPREAD: 0.01 * layers}
 
     monkeypatch.setattr(fit, "measure_speed", measure)
     mix = mix_named("Q4_K_M")
     found = predict(ENTRY, mix, None, lambda text: None, enough=1 << 20)
     assert found.layers == tuple(layers for layers, _ in measured)
     assert found.layers[0] == 1 < found.layers[1] < 12
+    assert found.spread == 0.01 * found.layers[1]
 
     whole = predict(ENTRY, mix, None, lambda text: None)
     assert whole.layers == (12,)
     assert found.figures == pytest.approx(whole.figures)
     assert found.file_bytes == whole.file_bytes > measured[-1][1]
+
+
+def test_unsteady_speeds_are_said() -> None:
+    assert unsteady([0.0, 0.29]) == unsteady([]) == ""
+    assert "by up to 45%" in unsteady([0.1, 0.45])
 
 
 def test_no_room_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
