@@ -15,9 +15,9 @@ from localllm.hub.references import COMMIT, Reference, of_quantisation, quantisa
 from localllm.hub.store import SHA256, is_model, shard_count, shards_of
 from localllm.units import in_bytes
 
-# What makes a checkpoint of transformers, beside its weights.
+# What makes a checkpoint of transformers, beside its weights; README.md names its licence.
 _CHECKPOINT = re.compile(
-    r"[\w.-]*\.json|tokenizer\.model|[\w.-]+\.(?:txt|jinja)|1_Pooling/config\.json"
+    r"README\.md|[\w.-]*\.json|tokenizer\.model|[\w.-]+\.(?:txt|jinja)|1_Pooling/config\.json"
 )
 _LARGEST_PLAIN = 64 * 2**20  # bytes of a file that the hub keeps in git itself
 _LARGEST_ANSWER = 64 * 2**20  # bytes; that of a repository of 30,000 files has 8 million

@@ -48,8 +48,8 @@ def plan_removal(name: str) -> Removal:
         if found is None:
             hint = "only models that were downloaded are removed"
             raise UsageError(f"{target} is a file outside the cache", hint)
-    elif (unfinished := _unfinished(target)) is not None:
-        return unfinished
+    elif (left := _left_over(target)) is not None:
+        return left
     else:
         found = _named(target)
     try:
@@ -69,25 +69,46 @@ def _named(name: str) -> CachedFile:
     return found
 
 
-def _unfinished(name: str) -> Removal | None:
-    """What interrupted downloads left of a repository of which no model is here; None: nothing."""
+def _left_over(name: str) -> Removal | None:
+    """What is here of a repository of which no model is; None: nothing.
+
+    The checkpoint that a model was made of, and what interrupted downloads left.
+    """
     wanted, default = downloadable(name)
     if isinstance(wanted, Reference) and (wanted.wanted or wanted.file):
         return None  # whose they are cannot be told
     with suppress(NotHereError):
         find_here(name, wanted, default)
         return None
+    return _together(_unfinished(wanted.repository), _checkpoint(wanted.repository))
+
+
+def _together(*removals: Removal | None) -> Removal | None:
+    found = [removal for removal in removals if removal is not None]
+    if not found:
+        return None
+
+    def execute() -> None:
+        for removal in found:
+            removal.execute()
+
+    names = " and ".join(removal.name for removal in found)
+    files = tuple(file for removal in found for file in removal.files)
+    return Removal(names, files, sum(removal.freed for removal in found), execute)
+
+
+def _unfinished(repository: str) -> Removal | None:
+    """What interrupted downloads of a repository left."""
     from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock
 
-    repository = wanted.repository.lower()
     locks = {
         part: cache / ".locks" / part.parts[-3] / part.name.replace(UNFINISHED, ".lock")
         for cache in [hugging_face_cache()]
         for part in sorted(cache.glob(f"models--*--*/blobs/*{UNFINISHED}"))
-        if repository_of(part.parts[-3]).lower() == repository
+        if repository_of(part.parts[-3]).lower() == repository.lower()
     }
-    own = models_dir() / wanted.repository
+    own = models_dir() / repository
     locks |= dict.fromkeys(sorted(own.glob(".*.part")), own / ".lock")
     if not locks:
         return None
@@ -98,10 +119,33 @@ def _unfinished(name: str) -> Removal | None:
                 with WeakFileLock(lock, timeout=0.2):
                     part.unlink(missing_ok=True)
             except Timeout:
-                raise LocalLLMError(f"{wanted.repository} is being downloaded") from None
+                raise LocalLLMError(f"{repository} is being downloaded") from None
 
     freed = sum(getattr(part.stat(), "st_blocks", 0) * 512 for part in locks)
-    return Removal(f"unfinished {wanted.repository}", tuple(locks), freed, execute)
+    return Removal(f"unfinished {repository}", tuple(locks), freed, execute)
+
+
+def _checkpoint(repository: str) -> Removal | None:
+    """The checkpoint in the cache, where that has nothing else of the repository."""
+    from huggingface_hub import scan_cache_dir
+
+    cache = hugging_face_cache()
+    if not cache.is_dir():
+        return None
+    scan = scan_cache_dir(cache)
+    for found in scan.repos:
+        if (found.repo_type, found.repo_id.lower()) != ("model", repository.lower()):
+            continue
+        files = [file for revision in found.revisions for file in revision.files]
+        kinds = {file.file_path.suffix for file in files}
+        if ".safetensors" not in kinds or ".gguf" in kinds:
+            return None
+        revisions = [revision.commit_hash for revision in found.revisions]
+        strategy = scan.delete_revisions(*revisions)
+        paths = tuple(sorted(file.file_path for file in files))
+        name = f"the checkpoint of {found.repo_id}"
+        return Removal(name, paths, strategy.expected_freed_size, strategy.execute)
+    return None
 
 
 def _from_own_folder(found: CachedFile) -> Removal:
@@ -112,7 +156,9 @@ def _from_own_folder(found: CachedFile) -> Removal:
             if not any(folder.iterdir()):
                 folder.rmdir()
 
-    return Removal(found.name, (found.path,), found.bytes, execute)
+    model = Removal(found.name, (found.path,), found.bytes, execute)
+    others = [f for f in cached_files() if f.repository == found.repository and f != found]
+    return model if others else _together(model, _checkpoint(found.repository)) or model
 
 
 def _from_cache(found: CachedFile) -> Removal:

@@ -25,12 +25,12 @@ FILES = {
     "model-00002-of-00002.safetensors": content(6000, 3),
     "model.safetensors.index.json": b"{}",
     "1_Pooling/config.json": b"{}",
+    "README.md": b"---\nlicense: mit\n---\n",
 }
 OTHERS = {
     "consolidated.safetensors": content(11_000, 4),
     "onnx/model.onnx": b"no",
     "pytorch_model.bin": b"no",
-    "README.md": b"# no",
 }
 
 
@@ -58,7 +58,24 @@ def test_a_checkpoint_is_converted(client: Client, monkeypatch: pytest.MonkeyPat
     wrong = client("pull", f"{NAME}:Q4_K_M")
     assert wrong.code == 2
     assert "has no Q4_K_M, but safetensors" in wrong.error
+    sources = client.cache / "models--user--model"
     assert client("rm", f"{NAME}:BF16", "--yes").code == 0
+    assert sources.is_dir()  # the other one was made of them too
+    document = json.loads(client("rm", NAME, "--yes", "--json").out)
+    assert document["name"] == f"{NAME}:F16 and the checkpoint of {NAME}"
+    assert document["freed"] >= TINY.stat().st_size + sum(map(len, set(FILES.values())))
+    assert not sources.exists()
+
+
+def test_rm_clears_a_checkpoint_of_which_no_model_was_made(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.hub.repos[NAME] = Repo(FILES)
+    assert client("pull", NAME).code == 1  # its tokenizer is none
+    document = json.loads(client("rm", NAME, "--yes", "--json").out)
+    assert document["name"] == f"the checkpoint of {NAME}"
+    assert len(document["files"]) == len(FILES)
+    assert client("rm", NAME, "--yes").code == 1
 
 
 def test_a_disk_that_the_converted_model_fills(
