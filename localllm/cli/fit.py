@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from localllm.cli.loading import find, progress
-from localllm.cli.options import EngineOptions, Model, OutputOptions, Threads, with_options
+from localllm.cli.options import EngineOptions, OutputOptions, Threads, with_options
 from localllm.cli.settings import settle
-from localllm.errors import UsageError
+from localllm.errors import LocalLLMError, UsageError
 from localllm.hub.catalog import CatalogModel, load_catalog
+from localllm.hub.names import NotHereError
 from localllm.terminal import one_line, paragraph
 from localllm.units import in_bytes, rate, si
 
@@ -21,7 +22,12 @@ DEFAULT_QUANTISATIONS = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q4_0,Q3_K_M,Q2_K"
 
 @with_options
 def command(
-    model: Model,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Catalog name; or path or user/repo[:QUANT] of one that is here."
+        ),
+    ],
     quant: Annotated[
         str, typer.Option("--quant", help="Quantisations to predict, with commas between.")
     ] = DEFAULT_QUANTISATIONS,
@@ -116,7 +122,11 @@ def _entry(model: str) -> CatalogModel:
 
     if (known := load_catalog().get(model.lower())) is not None:
         return known
-    found = find(model)
+    try:
+        found = find(model)
+    except NotHereError as error:
+        hint = "the models of the catalog need not be: `localllm list` shows them"
+        raise LocalLLMError(error.message, hint) from None
     entry = model_of(GGUFFile.open(found.path), found.name)
     if entry.architecture not in ARCHITECTURES:
         raise UsageError(f"{model}: no random weights can be made of {entry.architecture} models")

@@ -7,11 +7,11 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from localllm.hub.names import resolve
 from tests.hub.standin import Repo, standin
 from tests.tour.checkpoint import write_checkpoint
 
@@ -42,13 +42,20 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def wait_for(port):
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError
+@pytest.mark.parametrize("name", ["convert", "imatrix"])
+def test_the_python_of_the_documents(name, tmp_path):
+    write_checkpoint(tmp_path / "Qwen3-0.6B")
+    shutil.copy(resolve(None).path, tmp_path / "model.gguf")
+    (tmp_path / "text.txt").write_text("Hello there. What is 12 + 30? " * 100)
+    text = (README.parent / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(README.parent)},
+        cwd=tmp_path,
+        check=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="the tour asks the server with curl")
@@ -76,7 +83,6 @@ def test_the_tour_of_the_readme(tmp_path):
             if line.endswith("&"):
                 words = [*line.removesuffix("&").split(), "--port", str(port)]
                 server = subprocess.Popen(words, env=environment, cwd=tmp_path)
-                wait_for(port)
                 continue
             ran = subprocess.run(
                 line,
