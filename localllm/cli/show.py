@@ -40,7 +40,7 @@ def command(
     file = GGUFFile.open(found.path)
     facts = describe(file)
     origin = origin_of(found.path)
-    need = _need(file, ctx, kv_type or "f16")
+    need = _need(file, found.preset.get("ctx") if ctx is None else ctx, kv_type or "f16")
     template = file.get("tokenizer.chat_template", str, None)
     rows = [
         {

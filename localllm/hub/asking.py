@@ -127,7 +127,9 @@ def explained(error: Exception, what: str, tries: int = 1) -> LocalLLMError:
         often = f", {tries} times" if tries > 1 else ""
         return LocalLLMError(f"{what}: {_status(error)}{often}", hint)
     if isinstance(error, httpx2.TransportError):
-        hint = "what was downloaded is kept; is the network there? HF_ENDPOINT names another hub"
+        hint = "what was downloaded is kept; is the network there?"
+        if "://" not in what:
+            hint += " HF_ENDPOINT names another hub"
         return LocalLLMError(f"{what}: {_reason(error)}", hint)
     return LocalLLMError(f"{what}: {error}")
 
