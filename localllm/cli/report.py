@@ -145,7 +145,7 @@ def _print(found: dict[str, Any], models: list[str]) -> None:
         f"{one_line(', '.join(models))}: against {found['base']}, {found['tokens']:,} tokens in "
         f"{found['chunks']} chunks of {found['context']}\n"
     )
-    header = "", "size", "KL", "same top", "perplexity", "prefill", "decode", "first"
+    header = "", "size", "KL", "top-1", "perplexity", "prefill", "decode", "first"
     lines = [[*header, "memory", "predicted"]]
     for row in found["quantisations"]:
         if row["error"]:
@@ -172,7 +172,8 @@ def _print(found: dict[str, Any], models: list[str]) -> None:
     print(aligned(without_empty(lines)))
     print(
         "\n* none is both closer to the base and faster"
-        "\nprefill, decode: tokens/s; first: a process's start to its first token"
+        "\ntop-1: tokens whose likeliest is the base's; prefill, decode: tokens/s;"
+        "\nfirst: from a process's start to its first token"
     )
     for row in found["quantisations"]:
         if row["error"]:
