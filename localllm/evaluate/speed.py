@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from localllm.engine.machine import default_threads
@@ -44,6 +46,8 @@ def measure_speed(
     Raises:
         LocalLLMError: the model cannot be run, or does not fit.
     """
+    with suppress(OSError), path.open("rb") as new:
+        os.fsync(new.fileno())  # else the system writes a new file meanwhile, which costs 8 %
     plan = BenchPlan(PREFILL, DECODE, [1], [0], repetitions, threads)
     report = benchmark(path, plan, packed, say)
     size = GGUFFile.open(path).nbytes
