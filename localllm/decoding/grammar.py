@@ -62,9 +62,10 @@ class Grammar:
         The order of an object's properties is that of the schema.
 
         Raises:
-            UsageError: the schema is too large, nests too deeply, or is no JSON.
+            UsageError: the schema is too large, nests too deeply, is no JSON, or asks for a whole
+                number that is not exact in JSON.
         """
-        _check_depth(schema)
+        _check_values(schema)
         options = {"whitespace_pattern": _JSON_SPACE}
         try:
             source = json.dumps({**schema, "x-guidance": options}, allow_nan=False)
@@ -82,12 +83,13 @@ class Grammar:
         return "\n".join([*self._rules, f"start: {start}"])
 
 
-def _check_depth(schema: Mapping[str, Any]) -> None:
+def _check_values(schema: Mapping[str, Any]) -> None:
     level: list[Any] = [schema]
     for _ in range(_DEEPEST_SCHEMA):
         inner: list[Any] = []
         for value in level:
             if isinstance(value, Mapping):
+                _check_fixed(value)
                 inner += value.values()
             elif isinstance(value, (list, tuple)):
                 inner += value
@@ -95,3 +97,14 @@ def _check_depth(schema: Mapping[str, Any]) -> None:
             return
         level = inner
     raise UsageError(f"the JSON schema nests deeper than {_DEEPEST_SCHEMA} levels")
+
+
+def _check_fixed(schema: Mapping[str, Any]) -> None:
+    """Numbers are float64 (RFC 8259, section 6): else a neighbour of the one asked for would come."""
+    values = schema.get("enum")
+    for value in (*(values if isinstance(values, list) else ()), schema.get("const")):
+        if type(value) is int and abs(value) > 2**53:
+            raise UsageError(
+                f"the JSON schema cannot be enforced: {value} is beyond 2**53, where not every "
+                "whole number of JSON is exact; a string is"
+            )

@@ -92,7 +92,9 @@ leaves = st.one_of(
     ),
     st.just({"type": ["number", "null"]}),
     st.just({"type": "boolean"}),
-    st.lists(names | st.integers() | st.none(), min_size=1, max_size=3).map(lambda v: {"enum": v}),
+    st.lists(names | st.integers(-(2**53), 2**53) | st.none(), min_size=1, max_size=3).map(
+        lambda values: {"enum": values}
+    ),
     names.map(lambda value: {"const": value}),
 )  # fmt: skip
 
@@ -137,6 +139,13 @@ def test_a_text_that_ends_satisfies_its_schema(schema, seed):
     if ended:
         checker = jsonschema.FormatChecker()
         jsonschema.Draft202012Validator(schema, format_checker=checker).validate(json.loads(text))
+
+
+@pytest.mark.parametrize("fixed", [{"enum": ["a", 2**53 + 1]}, {"const": -(2**53) - 1}])
+def test_numbers_that_json_does_not_tell_apart(fixed):
+    with pytest.raises(UsageError, match="is beyond 2\\*\\*53"):
+        constraint({"type": "object", "properties": {"a": fixed}})
+    constraint({"type": "integer", "maximum": 2**63 - 1})
 
 
 def test_most_random_texts_end():
