@@ -100,7 +100,7 @@ def _check_values(schema: Mapping[str, Any]) -> None:
 
 
 def _check_fixed(schema: Mapping[str, Any]) -> None:
-    """Numbers are float64 (RFC 8259, section 6): else a neighbour of the one asked for would come."""
+    """Numbers are read as float64 (RFC 8259, section 6): a neighbour of one might come instead."""
     values = schema.get("enum")
     for value in (*(values if isinstance(values, list) else ()), schema.get("const")):
         if type(value) is int and abs(value) > 2**53:
