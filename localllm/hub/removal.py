@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from localllm.errors import LocalLLMError, UsageError
 from localllm.hub.folders import expanded, hugging_face_cache, models_dir
@@ -13,6 +14,9 @@ from localllm.hub.names import NotHereError, downloadable, find_here, follow_ali
 from localllm.hub.receipts import receipt_file
 from localllm.hub.references import Reference
 from localllm.hub.store import BUNDLED, UNFINISHED, CachedFile, cached_files, repository_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import CachedRepoInfo, HFCacheInfo
 
 
 @dataclass(frozen=True)
@@ -80,21 +84,19 @@ def _left_over(name: str) -> Removal | None:
     with suppress(NotHereError):
         find_here(name, wanted, default)
         return None
-    return _together(_unfinished(wanted.repository), _checkpoint(wanted.repository))
+    both = _unfinished(wanted.repository), _checkpoint(wanted.repository)
+    found = [removal for removal in both if removal is not None]
+    return _together(found) if found else None
 
 
-def _together(*removals: Removal | None) -> Removal | None:
-    found = [removal for removal in removals if removal is not None]
-    if not found:
-        return None
-
+def _together(removals: Sequence[Removal]) -> Removal:
     def execute() -> None:
-        for removal in found:
+        for removal in removals:
             removal.execute()
 
-    names = " and ".join(removal.name for removal in found)
-    files = tuple(file for removal in found for file in removal.files)
-    return Removal(names, files, sum(removal.freed for removal in found), execute)
+    names = " and ".join(removal.name for removal in removals)
+    files = tuple(file for removal in removals for file in removal.files)
+    return Removal(names, files, sum(removal.freed for removal in removals), execute)
 
 
 def _unfinished(repository: str) -> Removal | None:
@@ -133,18 +135,22 @@ def _checkpoint(repository: str) -> Removal | None:
     if not cache.is_dir():
         return None
     scan = scan_cache_dir(cache)
+    found = _scanned(scan, repository)
+    files = [file for revision in found.revisions for file in revision.files] if found else []
+    kinds = {file.file_path.suffix for file in files}
+    if found is None or ".safetensors" not in kinds or ".gguf" in kinds:
+        return None
+    strategy = scan.delete_revisions(*(revision.commit_hash for revision in found.revisions))
+    paths = tuple(sorted(file.file_path for file in files))
+    name = f"the checkpoint of {found.repo_id}"
+    return Removal(name, paths, strategy.expected_freed_size, strategy.execute)
+
+
+def _scanned(scan: HFCacheInfo, repository: str) -> CachedRepoInfo | None:
+    """A repository of models in a scanned cache; one of data may have the same name."""
     for found in scan.repos:
-        if (found.repo_type, found.repo_id.lower()) != ("model", repository.lower()):
-            continue
-        files = [file for revision in found.revisions for file in revision.files]
-        kinds = {file.file_path.suffix for file in files}
-        if ".safetensors" not in kinds or ".gguf" in kinds:
-            return None
-        revisions = [revision.commit_hash for revision in found.revisions]
-        strategy = scan.delete_revisions(*revisions)
-        paths = tuple(sorted(file.file_path for file in files))
-        name = f"the checkpoint of {found.repo_id}"
-        return Removal(name, paths, strategy.expected_freed_size, strategy.execute)
+        if (found.repo_type, found.repo_id.lower()) == ("model", repository.lower()):
+            return found
     return None
 
 
@@ -158,7 +164,8 @@ def _from_own_folder(found: CachedFile) -> Removal:
 
     model = Removal(found.name, (found.path,), found.bytes, execute)
     others = [f for f in cached_files() if f.repository == found.repository and f != found]
-    return model if others else _together(model, _checkpoint(found.repository)) or model
+    checkpoint = None if others else _checkpoint(found.repository)
+    return model if checkpoint is None else _together([model, checkpoint])
 
 
 def _from_cache(found: CachedFile) -> Removal:
@@ -166,7 +173,7 @@ def _from_cache(found: CachedFile) -> Removal:
 
     cache = hugging_face_cache()
     scan = scan_cache_dir(cache)
-    repository = next((r for r in scan.repos if r.repo_id == found.repository), None)
+    repository = _scanned(scan, found.repository)
     if repository is None:
         reasons = [str(w) for w in scan.warnings if found.path.parts[len(cache.parts)] in str(w)]
         raise LocalLLMError(f"{found.repository}: the cache is damaged: {'; '.join(reasons)}")
